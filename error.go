@@ -72,6 +72,15 @@ func WithParam(err error, param string) error {
 	return &c
 }
 
+// ParamOf returns the field at fault that err names, or "".
+func ParamOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Param
+	}
+	return ""
+}
+
 // KindOf returns the kind of the first Error in err's chain. Context errors
 // are Canceled and Timeout; all else is Internal.
 func KindOf(err error) Kind {
