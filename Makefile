@@ -1,0 +1,61 @@
+# The newcomer's commands. `make` alone lists them.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X imagebind-llm/internal/version.Version=$(VERSION)
+export IMAGEBIND_NEED ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ort build ## export the demo model, start retriever and runner, ask (DEMO_ONCE=1: then stop)
+	scripts/demo.sh
+
+.PHONY: test
+test: ort ## gofmt, vet, all tests
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./...
+
+.PHONY: build
+build: ## the three programs, in bin/
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./exporter ./runner ./retriever
+
+.PHONY: ort
+ort: ## the onnxruntime library, in .cache/ort (ORT_FLAVOUR=cuda: for CUDA)
+	@scripts/ort.sh
+
+.PHONY: milvus
+milvus: ## a Milvus server for tests, without Docker
+	@scripts/milvus.sh install
+
+.PHONY: race
+race: ort ## the tests under the race detector
+	$(GO) test -race -short ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME each (default 30s)
+	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: bench
+bench: ort ## the benchmarks beside the code
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: lint
+lint: ## golangci-lint, with .golangci.yml
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run ./...
+
+.PHONY: up down
+up: ## docker compose: Milvus, retriever, runner
+	docker compose up --build --detach --wait
+down: ## stop them; the data stays
+	docker compose down
+
+.PHONY: hooks
+hooks: ## gofmt, vet and the short tests before each commit
+	git config core.hooksPath .githooks
+
+.PHONY: clean
+clean: ## remove what was built and cached
+	rm -rf bin .cache
