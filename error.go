@@ -31,11 +31,12 @@ type Error struct {
 	Message string // a sentence for the caller: what is wrong, what to do
 	Param   string // the field of the request at fault, as in messages[0].content[1].image_url; may be empty
 	Err     error  // the cause, for the log; may be nil
+	said    bool   // Message holds Err's text already
 }
 
 // Error returns the message with its cause.
 func (e *Error) Error() string {
-	if _, said := e.Err.(quiet); e.Err == nil || said {
+	if e.Err == nil || e.said {
 		return e.Message
 	}
 	return e.Message + ": " + e.Err.Error()
@@ -48,17 +49,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // and its text becomes part of the message.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	e := &Error{Kind: kind, Message: err.Error()}
-	if cause := errors.Unwrap(err); cause != nil {
-		e.Err = quiet{cause}
-	}
-	return e
+	return &Error{Kind: kind, Message: err.Error(), Err: errors.Unwrap(err), said: true}
 }
-
-// quiet keeps a cause for errors.Is and errors.As without printing it twice.
-type quiet struct{ error }
-
-func (q quiet) Unwrap() error { return q.error }
 
 // WithParam returns err with the field at fault set, where err holds an Error
 // that names none yet. Other errors come back as they are.

@@ -75,7 +75,7 @@ func WithLog(next http.Handler, observe func(r *http.Request, status int, d time
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
-		defer func() {
+		defer func() { //nolint:contextcheck // r carries the context
 			if p := recover(); p != nil {
 				slog.ErrorContext(r.Context(), "panic", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				if rec.status == 0 {
