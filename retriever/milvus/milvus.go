@@ -1,0 +1,704 @@
+// Package milvus keeps the feature cache in a Milvus server, through
+// milvus-sdk-go v2.4.2; no other package imports that.
+//
+// A generation of the collection "pets" is the Milvus collection "pets_g7".
+// Which one serves is a pointer in this process, so that a switch is one
+// assignment and no search meets two generations; the Milvus alias "pets" is
+// its durable record, read at the start. (Searching through the alias would
+// not do: a search that returns vectors resolves it twice, and fails when it
+// moves in between.) What a generation is stands as JSON in its description.
+//
+// Reads see the writes of this process at once. For a while after a write,
+// reads are at consistency level Session: they wait until the query node has
+// applied this client's last write to the collection, about 200 ms after it,
+// and not at all later. From then on they are at Bounded, which promises
+// everything older than 5 s (Milvus' gracefulTime), also while a node that was
+// killed replays its log; Session alone would not, since a client that wrote
+// nothing itself may then read half the log. At the first connection a Strong
+// count waits for what an earlier process wrote just before.
+//
+// Similarities are computed here, in float64 from the stored fp32 values that
+// come back with the hits, so that enhancement is exact whatever the server's
+// arithmetic; with the index types IVF_FLAT and HNSW the set of neighbours is
+// approximate. Types without raw vectors (IVF_SQ8, IVF_PQ) are refused: Milvus
+// 2.3 on local storage loses data when their vectors are asked for.
+package milvus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/milvus-io/milvus-sdk-go/v2/client"
+	"github.com/milvus-io/milvus-sdk-go/v2/entity"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/store"
+)
+
+// Options of a Store. Zero values take the defaults.
+type Options struct {
+	Address  string // host:port
+	Username string
+	Password string
+	Database string // default: Milvus' own
+
+	Index          string // of collections created without one: FLAT (default, exact), IVF_FLAT, HNSW
+	NList, NProbe  int    // IVF_FLAT: cells, and how many are searched; default 1024 and 128
+	M, EfConstruct int    // HNSW: links a node and build effort; default 16 and 200
+	Ef             int    // HNSW: search effort; default 256, never below k
+
+	Timeout      time.Duration // of a search or a write; default 10 s
+	BuildTimeout time.Duration // of flush, index and load; default 2 h
+}
+
+func (o *Options) defaults() error {
+	if o.Address == "" {
+		return imagebind.Errorf(imagebind.Invalid, "no address of a Milvus server; give --milvus HOST:PORT")
+	}
+	for _, d := range []struct {
+		v *int
+		d int
+	}{{&o.NList, 1024}, {&o.NProbe, 128}, {&o.M, 16}, {&o.EfConstruct, 200}, {&o.Ef, 256}} {
+		if *d.v <= 0 {
+			*d.v = d.d
+		}
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.BuildTimeout <= 0 {
+		o.BuildTimeout = 2 * time.Hour
+	}
+	var err error
+	o.Index, err = indexType(o.Index, "FLAT")
+	return err
+}
+
+func indexType(name, def string) (string, error) {
+	switch t := strings.ToUpper(name); t {
+	case "":
+		return def, nil
+	case "FLAT", "IVF_FLAT", "HNSW":
+		return t, nil
+	}
+	return "", imagebind.Errorf(imagebind.Invalid, "index %q: with Milvus it is FLAT (exact), IVF_FLAT or HNSW", name)
+}
+
+// Fields of a Milvus collection.
+const (
+	fieldID, fieldVector, fieldCaption, fieldURI, fieldMetadata = "id", "vector", "caption", "uri", "metadata"
+	maxID, maxText, maxMetadata                                 = 256, 8192, 65535 // bytes
+)
+
+// outputs are asked for with every hit.
+var outputs = []string{fieldVector, fieldCaption, fieldURI, fieldMetadata}
+
+// builtAtProperty of a Milvus collection is when it was committed; one that was
+// never committed has none.
+const builtAtProperty = "imagebind.built_at"
+
+// A record is what a Milvus collection's description says about it.
+type record struct {
+	ImageBind  int       `json:"imagebind"` // version of this record
+	Name       string    `json:"name"`
+	Dim        int       `json:"dim"`
+	Index      string    `json:"index"`
+	Model      string    `json:"model,omitempty"`
+	Generation int       `json:"generation"`
+	Job        string    `json:"job,omitempty"` // of a rebuild
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// physical is the Milvus collection's name. Milvus allows letters, digits and
+// underscores; a hyphen is written out.
+func (r record) physical() string { return alias(r.Name) + "_g" + strconv.Itoa(r.Generation) }
+
+func alias(name string) string { return strings.ReplaceAll(name, "-", "_0x2d_") }
+
+// A generation is a Milvus collection in use by this process.
+type generation struct {
+	record
+	builtAt time.Time
+	write   sync.Mutex                // one writer at a time, so that Delete counts right
+	wrote   atomic.Pointer[time.Time] // the last write of this process; nil for none
+
+	refs int  // operations under way; guarded by Store.mu
+	gone bool // drop it after the last of them; guarded by Store.mu
+}
+
+// sessionFor is how long after a write reads are at Session; it must be longer
+// than Milvus' gracefulTime (5 s by default).
+const sessionFor = time.Minute
+
+// level is the consistency that a read needs to see what was written.
+func (g *generation) level() entity.ConsistencyLevel {
+	if t := g.wrote.Load(); t != nil && time.Since(*t) < sessionFor {
+		return entity.ClSession
+	}
+	return entity.ClBounded
+}
+
+func (g *generation) written() {
+	now := time.Now()
+	g.wrote.Store(&now)
+}
+
+// A Store is a store.Store in a Milvus server. It connects on first use, so it
+// can be made before the server is there.
+type Store struct {
+	o Options
+
+	dial sync.Mutex // one connection attempt at a time
+	mu   sync.Mutex
+	c    client.Client          // nil until connected
+	live map[string]*generation // by collection name
+	drop sync.WaitGroup         // old generations being removed
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open makes a store of the Milvus server at o.Address. It does not wait for
+// the server: Ready says whether it is there.
+func Open(o Options) (*Store, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	return &Store{o: o, live: map[string]*generation{}}, nil
+}
+
+// Close ends the connection after old generations are removed.
+func (s *Store) Close() error {
+	s.drop.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c == nil {
+		return nil
+	}
+	err := s.c.Close()
+	s.c = nil
+	return err
+}
+
+// fail gives err its kind. The SDK's errors are strings without codes.
+func (s *Store) fail(ctx context.Context, doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var typed *imagebind.Error
+	if errors.As(err, &typed) {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("milvus: %s: %w", doing, ctx.Err())
+	}
+	text := err.Error()
+	switch {
+	case missing(err):
+		return imagebind.Errorf(imagebind.NotFound, "milvus has no such collection: %s: %w", doing, err)
+	case strings.Contains(text, "already exist"):
+		return imagebind.Errorf(imagebind.Conflict, "milvus: %s: %w", doing, err)
+	case status.Code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
+		return imagebind.Errorf(imagebind.Unavailable, "milvus at %s took too long: %s: %w", s.o.Address, doing, err)
+	case strings.Contains(text, "invalid expression"), strings.Contains(text, "cannot parse expression"):
+		return imagebind.Errorf(imagebind.Invalid, "milvus: %s: %w", doing, err)
+	}
+	return imagebind.Errorf(imagebind.Unavailable, "milvus at %s: %s: %w", s.o.Address, doing, err)
+}
+
+// missing reports whether err says that a collection or alias does not exist.
+func missing(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	return strings.Contains(text, "collection not found") || strings.Contains(text, "can't find collection") ||
+		strings.Contains(text, "not exist")
+}
+
+// call bounds one call to the server.
+func (s *Store) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.o.Timeout)
+}
+
+// conn returns the connection, made and the live generations read on first use.
+// Later breaks of it grpc mends by itself.
+func (s *Store) conn(ctx context.Context) (client.Client, error) {
+	s.mu.Lock()
+	c := s.c
+	s.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	s.dial.Lock()
+	defer s.dial.Unlock()
+	s.mu.Lock()
+	c = s.c
+	s.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	try, cancel := context.WithTimeout(ctx, min(s.o.Timeout, 5*time.Second)) // NewClient blocks for ever without one
+	defer cancel()
+	c, err := client.NewClient(try, client.Config{
+		Address: s.o.Address, Username: s.o.Username, Password: s.o.Password, DBName: s.o.Database,
+		DialOptions: client.DefaultGrpcOpts, // absent, the SDK takes these; named, because setting others would replace them
+	})
+	if err != nil {
+		return nil, s.fail(ctx, "connect", err)
+	}
+	live, err := s.discover(ctx, c)
+	if err != nil {
+		_ = c.Close()
+		return nil, s.fail(ctx, "read the collections", err)
+	}
+	s.mu.Lock()
+	s.c, s.live = c, live
+	s.mu.Unlock()
+	return c, nil
+}
+
+// describe reads a Milvus collection, by its name or an alias. A collection
+// that this package did not make gives nil and no error.
+func (s *Store) describe(ctx context.Context, c client.Client, name string) (*generation, error) {
+	try, cancel := s.call(ctx)
+	defer cancel()
+	d, err := c.DescribeCollection(try, name)
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{}
+	if json.Unmarshal([]byte(d.Schema.Description), &g.record) != nil || g.ImageBind != 1 || g.physical() != d.Name {
+		return nil, nil
+	}
+	g.builtAt = g.CreatedAt
+	if t, err := time.Parse(time.RFC3339Nano, d.Properties[builtAtProperty]); err == nil {
+		g.builtAt = t
+	}
+	return g, nil
+}
+
+// all lists the generations in the server, live or not.
+func (s *Store) all(ctx context.Context, c client.Client) ([]*generation, error) {
+	try, cancel := s.call(ctx)
+	defer cancel()
+	list, err := c.ListCollections(try)
+	if err != nil {
+		return nil, err
+	}
+	var out []*generation
+	for _, l := range list {
+		g, err := s.describe(ctx, c, l.Name)
+		if missing(err) {
+			continue // dropped just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		if g != nil {
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
+// discover reads which generations serve, loads them, and removes those that a
+// crash left behind after a switch.
+func (s *Store) discover(ctx context.Context, c client.Client) (map[string]*generation, error) {
+	all, err := s.all(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	live := map[string]*generation{}
+	for _, g := range all {
+		if live[g.Name] != nil {
+			continue
+		}
+		l, err := s.describe(ctx, c, alias(g.Name))
+		if missing(err) || err == nil && l == nil {
+			continue // never committed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := s.load(ctx, c, l.physical()); err != nil {
+			return nil, err
+		}
+		if _, err := s.count(ctx, c, l.physical(), entity.ClStrong); err != nil {
+			return nil, err
+		}
+		live[l.Name] = l
+	}
+	for _, g := range all {
+		if l := live[g.Name]; l != nil && g.Generation < l.Generation {
+			try, cancel := s.call(ctx)
+			if err := c.DropCollection(try, g.physical()); err != nil {
+				slog.WarnContext(ctx, "milvus: an old generation stays", "collection", g.physical(), "err", err)
+			}
+			cancel()
+		}
+	}
+	return live, nil
+}
+
+// load makes the Milvus collection searchable.
+func (s *Store) load(ctx context.Context, c client.Client, physical string) error {
+	try, cancel := s.call(ctx)
+	state, err := c.GetLoadState(try, physical, nil)
+	cancel()
+	if err == nil && state == entity.LoadStateLoaded {
+		return nil
+	}
+	try, cancel = context.WithTimeout(ctx, s.o.BuildTimeout)
+	defer cancel()
+	return c.LoadCollection(try, physical, false)
+}
+
+// use returns the generation that serves name; done must be called after.
+func (s *Store) use(ctx context.Context, name string) (c client.Client, g *generation, done func(), err error) {
+	c, err = s.conn(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g = s.live[name]
+	if g == nil {
+		return nil, nil, nil, imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	}
+	g.refs++
+	return c, g, func() { s.release(g, 1) }, nil
+}
+
+// release gives back n uses of g and removes a retired one after its last.
+func (s *Store) release(g *generation, n int) {
+	s.mu.Lock()
+	g.refs -= n
+	remove, c := g.gone && g.refs == 0, s.c
+	if remove {
+		s.drop.Add(1)
+	}
+	s.mu.Unlock()
+	if !remove {
+		return
+	}
+	go func() {
+		defer s.drop.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+		defer cancel()
+		if err := c.DropCollection(ctx, g.physical()); err != nil {
+			slog.Warn("milvus: an old generation stays", "collection", g.physical(), "err", err)
+		}
+	}()
+}
+
+// retire lets g be removed once nothing uses it.
+func (s *Store) retire(g *generation) {
+	s.mu.Lock()
+	g.refs++
+	g.gone = true
+	s.mu.Unlock()
+	s.release(g, 1)
+}
+
+// moved looks again which generation serves name, after a search found the one
+// in use gone: another process may have switched or dropped it.
+func (s *Store) moved(ctx context.Context, c client.Client, name string, from *generation) bool {
+	g, err := s.describe(ctx, c, alias(name))
+	if err != nil && !missing(err) || g != nil && g.physical() == from.physical() {
+		return false
+	}
+	if g != nil && s.load(ctx, c, g.physical()) != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[name] == from {
+		delete(s.live, name)
+		if g != nil {
+			s.live[name] = g
+		}
+	}
+	return true
+}
+
+func (s *Store) count(ctx context.Context, c client.Client, physical string, level entity.ConsistencyLevel) (int, error) {
+	try, cancel := s.call(ctx)
+	defer cancel()
+	rs, err := c.Query(try, physical, nil, "", []string{"count(*)"}, client.WithSearchQueryConsistencyLevel(level))
+	if err != nil {
+		return 0, err
+	}
+	col, ok := rs.GetColumn("count(*)").(*entity.ColumnInt64)
+	if !ok || col.Len() != 1 {
+		return 0, fmt.Errorf("count of %s came as %d columns", physical, rs.Len())
+	}
+	return int(col.Data()[0]), nil
+}
+
+// info describes a generation in use.
+func (s *Store) info(ctx context.Context, c client.Client, g *generation) (store.Info, error) {
+	n, err := s.count(ctx, c, g.physical(), g.level())
+	if err != nil {
+		return store.Info{}, s.fail(ctx, "count "+g.physical(), err)
+	}
+	return store.Info{Name: g.Name, Dim: g.Dim, Count: n, Index: g.Index, Backend: "milvus", Model: g.Model,
+		Generation: g.Generation, BuiltAt: g.builtAt}, nil
+}
+
+// List describes all collections, by name.
+func (s *Store) List(ctx context.Context) ([]store.Info, error) {
+	if _, err := s.conn(ctx); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	names := make([]string, 0, len(s.live))
+	for n := range s.live {
+		names = append(names, n)
+	}
+	s.mu.Unlock()
+	slices.Sort(names)
+	infos := []store.Info{}
+	for _, n := range names {
+		i, err := s.Info(ctx, n)
+		if imagebind.KindOf(err) == imagebind.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, i)
+	}
+	return infos, nil
+}
+
+// Info describes one collection.
+func (s *Store) Info(ctx context.Context, name string) (store.Info, error) {
+	c, g, done, err := s.use(ctx, name)
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer done()
+	return s.info(ctx, c, g)
+}
+
+// make creates the Milvus collection of r, empty and without an index.
+func (s *Store) make(ctx context.Context, c client.Client, r record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	schema := entity.NewSchema().WithName(r.physical()).WithDescription(string(text)).
+		WithField(entity.NewField().WithName(fieldID).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxID).WithIsPrimaryKey(true)).
+		WithField(entity.NewField().WithName(fieldVector).WithDataType(entity.FieldTypeFloatVector).WithDim(int64(r.Dim))).
+		WithField(entity.NewField().WithName(fieldCaption).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxText)).
+		WithField(entity.NewField().WithName(fieldURI).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxText)).
+		WithField(entity.NewField().WithName(fieldMetadata).WithDataType(entity.FieldTypeJSON))
+	try, cancel := s.call(ctx)
+	defer cancel()
+	// One shard: a batch of rows is then one message, stored whole or not at all.
+	return c.CreateCollection(try, schema, 1, client.WithConsistencyLevel(entity.ClSession))
+}
+
+// index builds r's index over all rows and makes the collection searchable.
+func (s *Store) index(ctx context.Context, c client.Client, r record) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.BuildTimeout)
+	defer cancel()
+	var idx entity.Index
+	var err error
+	switch r.Index {
+	case "IVF_FLAT":
+		idx, err = entity.NewIndexIvfFlat(entity.IP, s.o.NList)
+	case "HNSW":
+		idx, err = entity.NewIndexHNSW(entity.IP, s.o.M, s.o.EfConstruct)
+	default:
+		idx, err = entity.NewIndexFlat(entity.IP)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Index != "FLAT" { // brute force needs no sealed segments
+		if err := c.Flush(ctx, r.physical(), false); err != nil {
+			return err
+		}
+	}
+	if err := c.CreateIndex(ctx, r.physical(), fieldVector, idx, true); err != nil {
+		return err
+	}
+	tick := time.NewTicker(100 * time.Millisecond) // the SDK's own wait does not look at ctx
+	defer tick.Stop()
+	for {
+		state, err := c.GetIndexState(ctx, r.physical(), fieldVector)
+		if err != nil {
+			return err
+		}
+		if state == entity.IndexState(3) { // IndexState_Finished of milvus-proto
+			break
+		}
+		if state == entity.IndexState(4) {
+			return errors.New("the index build failed")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return s.load(ctx, c, r.physical())
+}
+
+// built notes in the server when the generation was committed.
+type built time.Time
+
+func (b built) KeyValue() (string, string) {
+	return builtAtProperty, time.Time(b).UTC().Format(time.RFC3339Nano)
+}
+func (built) Valid() error { return nil }
+
+// swap makes g the generation that serves, durably first.
+func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error {
+	g.builtAt = time.Now().UTC()
+	try, cancel := s.call(ctx)
+	defer cancel()
+	if err := c.AlterCollection(try, g.physical(), built(g.builtAt)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	old := s.live[g.Name]
+	s.mu.Unlock()
+	var err error
+	if old == nil {
+		err = c.CreateAlias(try, g.physical(), alias(g.Name))
+	} else {
+		err = c.AlterAlias(try, g.physical(), alias(g.Name))
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.live[g.Name] = g
+	s.mu.Unlock()
+	if old != nil {
+		s.retire(old)
+	}
+	return nil
+}
+
+func (s *Store) newRecord(name string, spec store.Spec) (record, error) {
+	if spec.Dim < 1 || spec.Dim > 32768 {
+		return record{}, imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to 32768", spec.Dim)
+	}
+	index, err := indexType(spec.Index, s.o.Index)
+	return record{ImageBind: 1, Name: name, Dim: spec.Dim, Index: index, Model: spec.Model, CreatedAt: time.Now().UTC()}, err
+}
+
+// Create makes an empty collection, or finds it when it exists with that dim.
+func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store.Info, error) {
+	r, err := s.newRecord(name, spec)
+	if err != nil {
+		return store.Info{}, err
+	}
+	c, err := s.conn(ctx)
+	if err != nil {
+		return store.Info{}, err
+	}
+	s.dial.Lock() // one creation at a time
+	defer s.dial.Unlock()
+	if i, err := s.Info(ctx, name); imagebind.KindOf(err) != imagebind.NotFound || err == nil {
+		if err == nil && i.Dim != spec.Dim {
+			err = imagebind.Errorf(imagebind.Conflict, "collection %q exists with dim %d, not %d", name, i.Dim, spec.Dim)
+		}
+		return i, err
+	}
+	r.Generation = 1
+	all, err := s.all(ctx, c)
+	if err != nil {
+		return store.Info{}, s.fail(ctx, "list the collections", err)
+	}
+	for _, g := range all { // a first rebuild may be under way
+		if g.Name == name {
+			r.Generation = max(r.Generation, g.Generation+1)
+		}
+	}
+	if err := s.make(ctx, c, r); err != nil {
+		return store.Info{}, s.fail(ctx, "create "+r.physical(), err)
+	}
+	g := &generation{record: r}
+	if err = s.index(ctx, c, r); err == nil {
+		err = s.swap(ctx, c, g)
+	}
+	if err != nil {
+		undo, cancel := s.call(context.WithoutCancel(ctx))
+		defer cancel()
+		_ = c.DropCollection(undo, r.physical())
+		return store.Info{}, s.fail(ctx, "create "+name, err)
+	}
+	return s.Info(ctx, name)
+}
+
+// Drop removes the collection with all its generations.
+func (s *Store) Drop(ctx context.Context, name string) error {
+	c, err := s.conn(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	g := s.live[name]
+	s.mu.Unlock()
+	if g == nil {
+		return imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	}
+	try, cancel := s.call(ctx)
+	defer cancel()
+	if err := c.DropAlias(try, alias(name)); err != nil && !missing(err) {
+		return s.fail(ctx, "drop "+name, err)
+	}
+	s.mu.Lock()
+	delete(s.live, name)
+	s.mu.Unlock()
+	return s.fail(ctx, "drop "+name, c.DropCollection(try, g.physical()))
+}
+
+// Ready runs a search over every collection: Milvus says that it is healthy
+// long before it can answer one.
+func (s *Store) Ready(ctx context.Context) error {
+	c, err := s.conn(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	var dims = map[string]int{}
+	for n, g := range s.live {
+		dims[n] = g.Dim
+	}
+	s.mu.Unlock()
+	for n, dim := range dims {
+		q := make(imagebind.Embedding, dim)
+		q[0] = 1
+		if _, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{q}, K: 1}); err != nil && imagebind.KindOf(err) != imagebind.NotFound {
+			return err
+		}
+	}
+	if len(dims) > 0 {
+		return nil
+	}
+	try, cancel := s.call(ctx)
+	defer cancel()
+	_, err = c.ListCollections(try)
+	return s.fail(ctx, "list the collections", err)
+}
+
+// notLoaded reports whether err says that a collection is not in memory yet.
+func notLoaded(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "not loaded") || strings.Contains(err.Error(), "not been loaded"))
+}

@@ -1,0 +1,319 @@
+package milvus
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/milvus-io/milvus-sdk-go/v2/client"
+	"github.com/milvus-io/milvus-sdk-go/v2/entity"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/store"
+)
+
+const (
+	maxBatchRows  = 4000     // rows of one write; more is not faster
+	maxBatchBytes = 16 << 20 // of vectors in one write; messages over 64 MiB are refused, after 22 s of retries
+	maxAnswer     = 32 << 20 // bytes of vectors in one answer; Milvus sends at most 64 MiB
+	// spare hits over k are asked for and scored here, so that ties and
+	// near-ties at the k-th place fall as the exact similarities say.
+	spare = 16
+)
+
+// check returns an Invalid error for a row that must not reach the server:
+// it would take shifted or zero vectors without a word.
+func check(rows []store.Row, dim int) error {
+	for i, r := range rows {
+		v := r.Vector
+		switch {
+		case len(r.ID) == 0 || len(r.ID) > maxID:
+			return imagebind.Errorf(imagebind.Invalid, "row %d: an id of %d bytes; it has 1 to %d", i, len(r.ID), maxID)
+		case len(v) != dim:
+			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): a vector of %d values; the collection's dim is %d", i, r.ID, len(v), dim)
+		case !v.Finite():
+			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector holds NaN or infinity", i, r.ID)
+		case v.Norm() == 0:
+			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector is zero", i, r.ID)
+		case len(r.Caption) > maxText || len(r.URI) > maxText:
+			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): caption and uri have at most %d bytes", i, r.ID, maxText)
+		}
+	}
+	return nil
+}
+
+// unique returns the rows without those that a later one of the same id
+// replaces: Milvus would keep both.
+func unique(rows []store.Row) []store.Row {
+	last := make(map[string]int, len(rows))
+	for i, r := range rows {
+		last[r.ID] = i
+	}
+	if len(last) == len(rows) {
+		return rows
+	}
+	out := make([]store.Row, 0, len(last))
+	for i, r := range rows {
+		if last[r.ID] == i {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func columns(rows []store.Row, dim int) ([]entity.Column, error) {
+	n := len(rows)
+	ids, captions, uris := make([]string, n), make([]string, n), make([]string, n)
+	vectors, metadata := make([][]float32, n), make([][]byte, n)
+	for i, r := range rows {
+		ids[i], captions[i], uris[i], vectors[i] = r.ID, r.Caption, r.URI, r.Vector
+		m := r.Metadata
+		if m == nil {
+			m = map[string]any{}
+		}
+		b, err := json.Marshal(m)
+		if err != nil {
+			return nil, imagebind.Errorf(imagebind.Invalid, "row %s: metadata: %w", r.ID, err)
+		}
+		if len(b) > maxMetadata {
+			return nil, imagebind.Errorf(imagebind.Invalid, "row %s: %d bytes of metadata; at most %d are stored", r.ID, len(b), maxMetadata)
+		}
+		metadata[i] = b
+	}
+	return []entity.Column{
+		entity.NewColumnVarChar(fieldID, ids), entity.NewColumnFloatVector(fieldVector, dim, vectors),
+		entity.NewColumnVarChar(fieldCaption, captions), entity.NewColumnVarChar(fieldURI, uris),
+		entity.NewColumnJSONBytes(fieldMetadata, metadata),
+	}, nil
+}
+
+// put writes rows in batches, in order. Upsert and not Insert: the SDK repeats
+// a call whose answer was lost, and Insert would store the rows twice.
+func (s *Store) put(ctx context.Context, c client.Client, g *generation, rows []store.Row) error {
+	r := g.record
+	if err := check(rows, r.Dim); err != nil {
+		return err
+	}
+	size := max(1, min(maxBatchRows, maxBatchBytes/(4*r.Dim)))
+	for batch := range slices.Chunk(unique(rows), size) {
+		cols, err := columns(batch, r.Dim)
+		if err != nil {
+			return err
+		}
+		try, cancel := s.call(ctx)
+		_, err = c.Upsert(try, r.physical(), "", cols...)
+		cancel()
+		if err != nil {
+			return s.fail(ctx, "write to "+r.physical(), err)
+		}
+		g.written()
+	}
+	return nil
+}
+
+// Upsert stores rows, replacing those of the same id. Milvus has them in its
+// write-ahead log when it answers; the next Search of this process waits until
+// it sees them.
+func (s *Store) Upsert(ctx context.Context, name string, rows []store.Row) error {
+	c, g, done, err := s.use(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	g.write.Lock()
+	defer g.write.Unlock()
+	return s.put(ctx, c, g, rows)
+}
+
+// Delete removes rows and returns how many there were.
+func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, error) {
+	c, g, done, err := s.use(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	g.write.Lock()
+	defer g.write.Unlock()
+	n := 0
+	for batch := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(ids))), maxBatchRows) {
+		for _, id := range batch {
+			if len(id) == 0 || len(id) > maxID {
+				return n, imagebind.Errorf(imagebind.Invalid, "an id of %d bytes; it has 1 to %d", len(id), maxID)
+			}
+		}
+		try, cancel := s.call(ctx)
+		rs, err := c.QueryByPks(try, g.physical(), nil, entity.NewColumnVarChar(fieldID, batch), []string{fieldID},
+			client.WithSearchQueryConsistencyLevel(g.level()))
+		cancel()
+		if err != nil {
+			return n, s.fail(ctx, "look up ids in "+name, err)
+		}
+		if rs.Len() == 0 {
+			continue
+		}
+		try, cancel = s.call(ctx)
+		err = c.DeleteByPks(try, g.physical(), "", entity.NewColumnVarChar(fieldID, batch))
+		cancel()
+		if err != nil {
+			return n, s.fail(ctx, "delete from "+name, err)
+		}
+		g.written()
+		n += rs.Len()
+	}
+	return n, nil
+}
+
+// filter writes the fields that must be equal as a Milvus expression.
+func filter(f map[string]any) (string, error) {
+	var terms []string
+	for k, v := range f {
+		if strings.ContainsFunc(k, func(c rune) bool { return c < ' ' || c == '"' || c == '\\' }) || k == "" {
+			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q cannot be a key", k)
+		}
+		var value string
+		switch v := v.(type) {
+		case string:
+			value = strconv.Quote(v)
+		case bool:
+			value = strconv.FormatBool(v)
+		case float64:
+			value = strconv.FormatFloat(v, 'f', -1, 64)
+		case int:
+			value = strconv.Itoa(v)
+		default:
+			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q is compared to a %T; values are strings, numbers and booleans", k, v)
+		}
+		terms = append(terms, fmt.Sprintf("%s[\"%s\"] == %s", fieldMetadata, k, value))
+	}
+	slices.Sort(terms)
+	return strings.Join(terms, " && "), nil
+}
+
+// Search returns the K rows of the largest inner product for each query.
+func (s *Store) Search(ctx context.Context, name string, q store.Query) ([][]imagebind.Neighbour, error) {
+	for again := true; ; again = false {
+		c, g, done, err := s.use(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out, err := s.search(ctx, c, g, q, false)
+		done()
+		if again && imagebind.KindOf(err) == imagebind.NotFound && s.moved(ctx, c, name, g) {
+			continue
+		}
+		return out, err
+	}
+}
+
+// search looks through one generation; all looks at every row where the index
+// allows it.
+func (s *Store) search(ctx context.Context, c client.Client, g *generation, q store.Query, all bool) ([][]imagebind.Neighbour, error) {
+	r := g.record
+	if q.K < 1 || q.K > imagebind.MaxNeighbours {
+		return nil, imagebind.Errorf(imagebind.Invalid, "k is %d; it is 1 to %d", q.K, imagebind.MaxNeighbours)
+	}
+	vectors := make([]entity.Vector, len(q.Vectors))
+	for i, v := range q.Vectors {
+		if len(v) != r.Dim {
+			return nil, imagebind.Errorf(imagebind.Invalid, "query %d has %d values; the collection's dim is %d", i, len(v), r.Dim)
+		}
+		if !v.Finite() { // Milvus would answer no rows and no error
+			return nil, imagebind.Errorf(imagebind.Invalid, "query %d holds NaN or infinity", i)
+		}
+		vectors[i] = entity.FloatVector(v)
+	}
+	expr, err := filter(q.Filter)
+	if err != nil {
+		return nil, err
+	}
+	k := q.K + spare
+	size := maxAnswer / (k * 4 * r.Dim)
+	if size == 0 {
+		if size, k = 1, q.K; k*4*r.Dim > maxAnswer {
+			return nil, imagebind.Errorf(imagebind.TooLarge, "k = %d vectors of %d values do not fit in one of Milvus' messages; k can be %d at most", q.K, r.Dim, maxAnswer/(4*r.Dim))
+		}
+	}
+	out := make([][]imagebind.Neighbour, 0, len(vectors))
+	for at := 0; at < len(vectors); at += size {
+		batch := vectors[at:min(at+size, len(vectors))]
+		sp, err := s.searchParam(r.Index, k, all)
+		if err != nil {
+			return nil, err
+		}
+		try, cancel := s.call(ctx)
+		res, err := c.Search(try, r.physical(), nil, expr, outputs, batch, fieldVector, entity.IP, k, sp,
+			client.WithSearchQueryConsistencyLevel(g.level()))
+		cancel()
+		if err != nil {
+			return nil, s.fail(ctx, "search "+r.physical(), err)
+		}
+		if len(res) != len(batch) {
+			return nil, imagebind.Errorf(imagebind.Unavailable, "milvus answered %d lists for %d queries", len(res), len(batch))
+		}
+		for i := range res {
+			list, err := neighbours(&res[i], q.Vectors[at+i])
+			if err != nil {
+				return nil, s.fail(ctx, "read the answer of "+r.physical(), err)
+			}
+			out = append(out, list[:min(q.K, len(list))])
+		}
+	}
+	return out, nil
+}
+
+// searchParam must be new for each search: the SDK writes to it.
+func (s *Store) searchParam(index string, k int, all bool) (entity.SearchParam, error) {
+	switch index {
+	case "IVF_FLAT":
+		if all {
+			return entity.NewIndexIvfFlatSearchParam(s.o.NList)
+		}
+		return entity.NewIndexIvfFlatSearchParam(min(s.o.NProbe, s.o.NList))
+	case "HNSW":
+		return entity.NewIndexHNSWSearchParam(max(s.o.Ef, k))
+	}
+	return entity.NewIndexFlatSearchParam()
+}
+
+// neighbours reads the hits of q [E] and puts them in the order of the exact
+// similarities, ties by id.
+func neighbours(res *client.SearchResult, q imagebind.Embedding) ([]imagebind.Neighbour, error) {
+	if res.ResultCount == 0 { // then the SDK misses the output fields, and says so
+		return []imagebind.Neighbour{}, nil
+	}
+	if res.Err != nil {
+		return nil, res.Err
+	}
+	ids, ok := res.IDs.(*entity.ColumnVarChar)
+	vectors, ok1 := res.Fields.GetColumn(fieldVector).(*entity.ColumnFloatVector)
+	captions, ok2 := res.Fields.GetColumn(fieldCaption).(*entity.ColumnVarChar)
+	uris, ok3 := res.Fields.GetColumn(fieldURI).(*entity.ColumnVarChar)
+	metadata, ok4 := res.Fields.GetColumn(fieldMetadata).(*entity.ColumnJSONBytes)
+	n := res.ResultCount
+	if !ok || !ok1 || !ok2 || !ok3 || !ok4 || ids.Len() != n || vectors.Len() != n || captions.Len() != n || uris.Len() != n || metadata.Len() != n {
+		return nil, fmt.Errorf("its columns are not those of this schema")
+	}
+	list := make([]imagebind.Neighbour, n)
+	for i := range list {
+		p := imagebind.Embedding(vectors.Data()[i])
+		if len(p) != len(q) {
+			return nil, fmt.Errorf("a vector of %d values, not %d", len(p), len(q))
+		}
+		var m map[string]any
+		if err := json.Unmarshal(metadata.Data()[i], &m); err != nil {
+			return nil, fmt.Errorf("metadata of %s: %w", ids.Data()[i], err)
+		}
+		if len(m) == 0 {
+			m = nil
+		}
+		list[i] = imagebind.Neighbour{ID: ids.Data()[i], Similarity: float32(q.Dot(p)), Caption: captions.Data()[i], URI: uris.Data()[i], Metadata: m, Prototype: p}
+	}
+	slices.SortFunc(list, func(a, b imagebind.Neighbour) int {
+		return cmp.Or(cmp.Compare(b.Similarity, a.Similarity), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
