@@ -1,0 +1,427 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/retrieverapi"
+	"imagebind-llm/retriever/store"
+)
+
+// table is a Source in memory.
+type table struct {
+	rows []store.Row
+	dim  int
+	read func(ctx context.Context, at int) error // before each Read; may be nil
+}
+
+func (s *table) Dim() int     { return s.dim }
+func (s *table) Rows() int    { return len(s.rows) }
+func (s *table) Close() error { return nil }
+func (s *table) Read(ctx context.Context, at, n int) ([]store.Row, error) {
+	if s.read != nil {
+		if err := s.read(ctx, at); err != nil {
+			return nil, err
+		}
+	}
+	return s.rows[at:min(at+min(n, 50), len(s.rows))], nil
+}
+
+func newTable(n, dim int) *table {
+	r := rand.New(rand.NewPCG(1, 2))
+	t := &table{dim: dim}
+	for i := range n {
+		v := make(imagebind.Embedding, dim)
+		for j := range v {
+			v[j] = float32(r.NormFloat64())
+		}
+		v.Normalize()
+		t.rows = append(t.rows, store.Row{ID: fmt.Sprint("r", i), Vector: v})
+	}
+	return t
+}
+
+// ledger is a store that fails on purpose: it remembers what was built, loses
+// nothing that was checkpointed and all that was not, and is away or forgetful
+// when a test says so.
+type ledger struct {
+	mu       sync.Mutex
+	building map[string]*generation // by job
+	live     *generation
+	number   int
+	fail     func(rows int) error // in Append, which then stores half the batch; may be nil
+	deaf     bool                 // Search finds other rows
+}
+
+type generation struct {
+	l             *ledger
+	job           string
+	rows, durable []store.Row
+}
+
+func (l *ledger) Build(_ context.Context, _ string, _ store.Spec, job string) (store.Builder, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.building[job]
+	if g == nil {
+		g = &generation{l: l, job: job}
+		l.building[job] = g
+	}
+	g.rows = slices.Clone(g.durable)
+	return g, nil
+}
+
+func (g *generation) Rows() int { return len(g.rows) }
+func (g *generation) Append(_ context.Context, rows []store.Row) error {
+	if g.l.fail != nil {
+		if err := g.l.fail(len(g.rows)); err != nil {
+			g.rows = append(g.rows, rows[:len(rows)/2]...)
+			g.durable = slices.Clone(g.rows)
+			return err
+		}
+	}
+	g.rows = append(g.rows, rows...)
+	return nil
+}
+func (g *generation) Checkpoint(context.Context) error {
+	g.durable = slices.Clone(g.rows)
+	return nil
+}
+func (g *generation) Search(_ context.Context, q store.Query) ([][]imagebind.Neighbour, error) {
+	out := make([][]imagebind.Neighbour, len(q.Vectors))
+	for i, v := range q.Vectors {
+		for _, r := range g.rows {
+			s := float32(v.Dot(r.Vector))
+			if g.l.deaf {
+				s = -s
+			}
+			out[i] = append(out[i], imagebind.Neighbour{ID: r.ID, Similarity: s})
+		}
+		slices.SortFunc(out[i], func(a, b imagebind.Neighbour) int { return cmp.Compare(b.Similarity, a.Similarity) })
+		out[i] = out[i][:min(q.K, len(out[i]))]
+	}
+	if g.l.deaf { // the worst rows, with their true similarity
+		for i := range out {
+			for k := range out[i] {
+				out[i][k].Similarity *= -1
+			}
+		}
+	}
+	return out, nil
+}
+func (g *generation) Commit(context.Context) (store.Info, error) {
+	g.l.mu.Lock()
+	defer g.l.mu.Unlock()
+	g.l.number++
+	g.l.live = g
+	delete(g.l.building, g.job)
+	return store.Info{Generation: g.l.number, Count: len(g.rows)}, nil
+}
+func (g *generation) Abort(context.Context) error {
+	g.l.mu.Lock()
+	defer g.l.mu.Unlock()
+	delete(g.l.building, g.job)
+	return nil
+}
+
+func open(t *testing.T, dir string, l *ledger, src *table) *Manager {
+	t.Helper()
+	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Checkpoint: time.Nanosecond,
+		Open: func(context.Context, string) (Source, error) { return src, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// start runs the manager until the returned function is called, or the test ends.
+func start(t *testing.T, m *Manager) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); m.Run(ctx) }()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+func submit(t *testing.T, m *Manager) string {
+	t.Helper()
+	j, err := m.Submit(retrieverapi.JobRequest{Type: "rebuild", Collection: "pets", Source: retrieverapi.Source{Path: "x.npy"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j.ID
+}
+
+// until waits for the job to be so.
+func until(t *testing.T, m *Manager, id string, so func(retrieverapi.Job) bool) retrieverapi.Job {
+	t.Helper()
+	for {
+		j, changed, err := m.Watch(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if so(j) {
+			return j
+		}
+		if j.Over() {
+			t.Fatalf("job is over: %+v", j)
+		}
+		select {
+		case <-changed:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("job stands still: %+v", j)
+		}
+	}
+}
+
+func over(j retrieverapi.Job) bool { return j.Over() }
+
+func ids(rows []store.Row) []string {
+	var out []string
+	for _, r := range rows {
+		out = append(out, r.ID)
+	}
+	return out
+}
+
+func TestRebuild(t *testing.T) {
+	src, l := newTable(1000, 16), &ledger{building: map[string]*generation{}}
+	src.rows[3].Vector[5] = float32(math.NaN())
+	src.rows[500].Vector = make(imagebind.Embedding, 16)
+	src.rows[999].Vector = src.rows[999].Vector[:15]
+	m := open(t, t.TempDir(), l, src)
+	start(t, m)
+	j := until(t, m, submit(t, m), over)
+	if j.State != "done" || j.Phase != "done" || j.RowsDone != 1000 || j.RowsTotal != 1000 || j.Generation != 1 || j.Error != "" {
+		t.Fatalf("%+v", j)
+	}
+	if j.RowsFailed != 3 || len(j.RowErrors) != 3 || j.RowErrors[0].Row != 3 || j.RowErrors[1].Row != 500 || j.RowErrors[2].Row != 999 {
+		t.Errorf("row errors %v", j.RowErrors)
+	}
+	if c := j.Checks; c == nil || c.Rows != 997 || c.Dim != 16 || c.Recall != 1 || c.Queries == 0 || c.NormMin < 0.999 || c.NormMax > 1.001 {
+		t.Errorf("checks %+v", j.Checks)
+	}
+	if len(l.live.rows) != 997 || l.live.rows[3].ID != "r4" {
+		t.Errorf("%d rows serve", len(l.live.rows))
+	}
+}
+
+func TestBadSourcesFailAndLeaveNothing(t *testing.T) {
+	tests := []struct {
+		name string
+		src  *table
+		l    *ledger
+	}{
+		{"no rows", &table{dim: 4}, &ledger{}},
+		{"most rows broken", &table{dim: 4, rows: []store.Row{{ID: "a", Vector: imagebind.Embedding{1, 0, 0, 0}}, {ID: "b"}, {ID: "c"}}}, &ledger{}},
+		{"unreadable", &table{dim: 4, rows: newTable(200, 4).rows, read: func(_ context.Context, at int) error {
+			if at >= 100 {
+				return errors.New("disk")
+			}
+			return nil
+		}}, &ledger{}},
+		{"low recall", newTable(200, 8), &ledger{deaf: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.l.building = map[string]*generation{}
+			m := open(t, t.TempDir(), tt.l, tt.src)
+			start(t, m)
+			j := until(t, m, submit(t, m), over)
+			if j.State != "failed" || j.Error == "" || tt.l.live != nil || len(tt.l.building) != 0 {
+				t.Errorf("state %s, error %q, live %v, left %d", j.State, j.Error, tt.l.live, len(tt.l.building))
+			}
+			if _, err := m.Cancel(t.Context(), j.ID); imagebind.KindOf(err) != imagebind.Conflict {
+				t.Errorf("cancel of a failed job: %v", err)
+			}
+		})
+	}
+}
+
+// pause lets a copy reach row at, then holds it until released or cancelled.
+func pause(src *table, at int) (reached <-chan struct{}, release func()) {
+	r, go_ := make(chan struct{}), make(chan struct{})
+	var once, free sync.Once
+	src.read = func(ctx context.Context, row int) error {
+		if row >= at {
+			once.Do(func() { close(r) })
+			select {
+			case <-go_:
+			case <-ctx.Done():
+			}
+		}
+		return nil
+	}
+	return r, func() { free.Do(func() { close(go_) }) }
+}
+
+func TestCancelKeepsTheOldGeneration(t *testing.T) {
+	src, l := newTable(500, 8), &ledger{building: map[string]*generation{}}
+	m := open(t, t.TempDir(), l, src)
+	start(t, m)
+	until(t, m, submit(t, m), over)
+	old := l.live
+	reached, release := pause(src, 200)
+	defer release()
+	id, waiting := submit(t, m), submit(t, m)
+	<-reached
+	if j, err := m.Cancel(t.Context(), waiting); err != nil || j.State != "cancelled" {
+		t.Errorf("a job that waits: %+v, %v", j, err)
+	}
+	if j, err := m.Cancel(t.Context(), id); err != nil || j.State != "cancelled" {
+		t.Errorf("a job that runs: %+v, %v", j, err)
+	}
+	if l.live != old || len(l.building) != 0 {
+		t.Error("the old generation does not serve alone")
+	}
+}
+
+func TestAKilledJobGoesOn(t *testing.T) {
+	src, l, dir := newTable(500, 8), &ledger{building: map[string]*generation{}}, t.TempDir()
+	src.rows[10].Vector[0] = float32(math.Inf(1)) // a row left out before the break must count once
+	m := open(t, dir, l, src)
+	stop := start(t, m)
+	reached, release := pause(src, 250)
+	id := submit(t, m)
+	<-reached
+	// What a kill leaves: the job's file as it is now, and the builder's durable rows.
+	file, err := os.ReadFile(filepath.Join(dir, id+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	durable := slices.Clone(l.building[id].durable)
+	release()
+	stop()
+	if err := os.WriteFile(filepath.Join(dir, id+".json"), file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, lost := range []int{0, 60, 249} { // rows that the builder had beyond what it finds again
+		t.Run(fmt.Sprint("lost ", lost), func(t *testing.T) {
+			dir2 := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir2, id+".json"), file, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			l2 := &ledger{building: map[string]*generation{}}
+			l2.building[id] = &generation{l: l2, job: id, durable: durable[:max(0, len(durable)-lost)]}
+			src.read = nil
+			m2 := open(t, dir2, l2, src)
+			if j, _, err := m2.Watch(id); err != nil || j.State != "queued" || j.Resumed != 1 {
+				t.Fatalf("%+v, %v", j, err)
+			}
+			start(t, m2)
+			j := until(t, m2, id, over)
+			if j.State != "done" || j.RowsFailed != 1 || len(j.RowErrors) != 1 || j.Resumed != 1 {
+				t.Fatalf("%+v", j)
+			}
+			want := slices.Concat(ids(src.rows[:10]), ids(src.rows[11:]))
+			if got := ids(l2.live.rows); !slices.Equal(got, want) {
+				t.Errorf("%d rows, want %d, each once and in order", len(got), len(want))
+			}
+		})
+	}
+}
+
+func TestAStoreThatIsAwayComesBack(t *testing.T) {
+	src, l := newTable(500, 8), &ledger{building: map[string]*generation{}}
+	failures := 0
+	l.fail = func(rows int) error {
+		if rows >= 200 && failures < 3 {
+			failures++
+			return imagebind.Errorf(imagebind.Unavailable, "milvus is away")
+		}
+		return nil
+	}
+	m := open(t, t.TempDir(), l, src)
+	start(t, m)
+	j := until(t, m, submit(t, m), over)
+	if j.State != "done" || failures != 3 || !slices.Equal(ids(l.live.rows), ids(src.rows)) {
+		t.Errorf("%+v after %d failures, %d rows", j, failures, len(l.live.rows))
+	}
+}
+
+func TestSubmitRefuses(t *testing.T) {
+	m := open(t, t.TempDir(), &ledger{building: map[string]*generation{}}, newTable(1, 1)) // never run: jobs wait
+	tests := []struct {
+		name  string
+		r     retrieverapi.JobRequest
+		kind  imagebind.Kind
+		param string
+	}{
+		{"type", retrieverapi.JobRequest{Type: "compact", Source: retrieverapi.Source{Path: "x"}}, imagebind.Invalid, "type"},
+		{"runner", retrieverapi.JobRequest{Type: "rebuild", Source: retrieverapi.Source{Path: "x", Runner: "http://r"}}, imagebind.Unsupported, "source.runner"},
+		{"path", retrieverapi.JobRequest{Type: "rebuild"}, imagebind.Invalid, "source.path"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := m.Submit(tt.r); imagebind.KindOf(err) != tt.kind || imagebind.ParamOf(err) != tt.param {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	for range 16 {
+		submit(t, m)
+	}
+	if _, err := m.Submit(retrieverapi.JobRequest{Type: "rebuild", Source: retrieverapi.Source{Path: "x"}}); imagebind.KindOf(err) != imagebind.Busy {
+		t.Errorf("a full queue: %v", err)
+	}
+}
+
+func TestUnderKeepsToItsRoot(t *testing.T) {
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	for _, p := range []string{"root/a/x.npy", "root2/y.npy", "secret.npy"} {
+		p = filepath.Join(dir, p)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(filepath.Join(dir, "secret.npy"), filepath.Join(root, "link.npy")); err != nil {
+		t.Fatal(err)
+	}
+	var opened string
+	open := Under(root, func(_ context.Context, path string) (Source, error) { opened = path; return newTable(1, 1), nil })
+	tests := []struct {
+		path string
+		kind imagebind.Kind // of the refusal; Internal for none
+	}{
+		{"a/x.npy", imagebind.Internal},
+		{"a", imagebind.Internal},
+		{filepath.Join(root, "a/x.npy"), imagebind.Internal},
+		{"a/../a/x.npy", imagebind.Internal},
+		{"a/none.npy", imagebind.NotFound},
+		{"../secret.npy", imagebind.Invalid},
+		{"../none.npy", imagebind.Invalid},
+		{"link.npy", imagebind.Invalid},
+		{filepath.Join(dir, "root2/y.npy"), imagebind.Invalid},
+		{"/etc/passwd", imagebind.Invalid},
+	}
+	for _, tt := range tests {
+		opened = ""
+		_, err := open(t.Context(), tt.path)
+		if tt.kind == imagebind.Internal {
+			if err != nil || opened == "" {
+				t.Errorf("%s: %v", tt.path, err)
+			}
+		} else if imagebind.KindOf(err) != tt.kind || opened != "" {
+			t.Errorf("%s: %v, opened %q", tt.path, err, opened)
+		}
+	}
+	if _, err := Under("", nil)(t.Context(), "x"); imagebind.KindOf(err) != imagebind.Invalid {
+		t.Errorf("no root: %v", err)
+	}
+}
