@@ -1,0 +1,171 @@
+package ort
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	onnx "github.com/yalue/onnxruntime_go"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/internal/golden"
+)
+
+func need(t testing.TB) {
+	t.Helper()
+	if _, err := Load(""); err != nil {
+		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
+	}
+}
+
+// message appends a field that holds a message or a string.
+func message(b []byte, field protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
+}
+
+func number(b []byte, field protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+// valueInfo is a float tensor [N, 2].
+func valueInfo(name string) []byte {
+	dims := message(nil, 1, message(nil, 2, []byte("N")))
+	dims = message(dims, 1, number(nil, 1, 2))
+	tensor := message(number(nil, 1, 1), 2, dims)
+	return message(message(nil, 1, []byte(name)), 2, message(nil, 1, tensor))
+}
+
+// model writes the graph y = a + b over float [N, 2].
+func model(t testing.TB) string {
+	node := message(nil, 1, []byte("a"))
+	node = message(node, 1, []byte("b"))
+	node = message(node, 2, []byte("y"))
+	node = message(node, 4, []byte("Add"))
+	graph := message(nil, 1, node)
+	graph = message(graph, 2, []byte("g"))
+	graph = message(graph, 11, valueInfo("a"))
+	graph = message(graph, 11, valueInfo("b"))
+	graph = message(graph, 12, valueInfo("y"))
+	m := number(nil, 1, 8)
+	m = message(m, 7, graph)
+	m = message(m, 8, number(nil, 2, 17))
+	path := filepath.Join(t.TempDir(), "add.onnx")
+	if err := os.WriteFile(path, m, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func open(t testing.TB) *Session {
+	t.Helper()
+	need(t)
+	s, err := Open(model(t), Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func floats(v ...float32) imagebind.Tensor {
+	return imagebind.Tensor{Shape: []int{len(v) / 2, 2}, Floats: v}
+}
+
+func TestCompute(t *testing.T) {
+	s := open(t)
+	if got := (Info{Name: "a", Type: "float32", Shape: []int{-1, 2}}); !reflect.DeepEqual(s.Inputs[0], got) {
+		t.Errorf("input is %+v", s.Inputs[0])
+	}
+	out, err := s.Compute(t.Context(), map[string]imagebind.Tensor{"a": floats(1, 2, 3, 4), "b": floats(10, 20, 30, 40)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if y := out["y"]; !reflect.DeepEqual(y, floats(11, 22, 33, 44)) {
+		t.Errorf("y = %+v", y)
+	}
+}
+
+func TestComputeErrors(t *testing.T) {
+	s := open(t)
+	for _, tt := range []struct {
+		name string
+		in   map[string]imagebind.Tensor
+		want string
+	}{
+		{"missing", map[string]imagebind.Tensor{"a": floats(1, 2)}, "input b is not given"},
+		{"rank", map[string]imagebind.Tensor{"a": {Shape: []int{2}, Floats: []float32{1, 2}}, "b": floats(1, 2)}, "the graph takes [-1 2]"},
+		{"dim", map[string]imagebind.Tensor{"a": {Shape: []int{1, 3}, Floats: []float32{1, 2, 3}}, "b": floats(1, 2)}, "the graph takes [-1 2]"},
+		{"type", map[string]imagebind.Tensor{"a": {Shape: []int{1, 2}, Ints: []int64{1, 2}}, "b": floats(1, 2)}, "the graph takes float32"},
+		{"no broadcast", map[string]imagebind.Tensor{"a": floats(1, 2, 3, 4), "b": floats(1, 2, 3, 4, 5, 6)}, "add.onnx"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := s.Compute(t.Context(), tt.in); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRunInPlaceAndCancel(t *testing.T) {
+	s := open(t)
+	arena, err := NewArena(4 * 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer arena.Close()
+	sum, err := arena.View(8, "float32", 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := []float32{1, 2}
+	b, err := Floats(one, 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Destroy(sum, b)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 3 { // y goes where a was
+		if err := s.Run(ctx, []Value{sum, b}, []Value{sum}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := sum.(*onnx.CustomDataTensor).GetData()
+	got, err := onnx.NewEmptyTensor[float32](onnx.NewShape(1, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Destroy()
+	zero, _ := Floats([]float32{0, 0}, 1, 2)
+	defer Destroy(zero)
+	if err := s.Run(ctx, []Value{sum, zero}, []Value{got}); err != nil {
+		t.Fatal(err)
+	}
+	if v := got.GetData(); v[0] != 3 || v[1] != 6 || len(data) != 8 {
+		t.Errorf("three sums in place: %v", v)
+	}
+	cancel()
+	if err := s.Run(ctx, []Value{sum, b}, []Value{sum}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled run: %v", err)
+	}
+	if err := s.Run(t.Context(), []Value{sum, b}, []Value{sum}); err != nil {
+		t.Errorf("after a cancelled run: %v", err)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	need(t)
+	if _, err := Open(model(t), Options{Provider: "tpu"}); err == nil || !strings.Contains(err.Error(), "cpu or cuda") {
+		t.Errorf("unknown provider: %v", err)
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "none.onnx"), Options{}); err == nil || !strings.Contains(err.Error(), "none.onnx") {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := find(filepath.Join(t.TempDir(), "none.so")); err == nil {
+		t.Error("a named library that is not there was found")
+	}
+}
