@@ -1,0 +1,104 @@
+package rebuild
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/retrieverapi"
+)
+
+// serve answers as a retriever does that goes through the given states of one job.
+func serve(t *testing.T, states ...retrieverapi.Job) (url string, asked *retrieverapi.JobRequest) {
+	t.Helper()
+	asked = new(retrieverapi.JobRequest)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/jobs", func(w http.ResponseWriter, r *http.Request) {
+		if err := json.NewDecoder(r.Body).Decode(asked); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusAccepted)
+		_ = json.NewEncoder(w).Encode(retrieverapi.Job{ID: "j1", State: retrieverapi.JobQueued})
+	})
+	mux.HandleFunc("GET /v1/jobs/j1/events", func(w http.ResponseWriter, r *http.Request) {
+		for _, s := range states {
+			b, _ := json.Marshal(s)
+			fmt.Fprintf(w, "data: %s\n\n", b)
+			w.(http.Flusher).Flush()
+		}
+		if last := states[len(states)-1]; !last.Over() {
+			<-r.Context().Done()
+		}
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL, asked
+}
+
+func TestRun(t *testing.T) {
+	running := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobRunning, Phase: "copy", RowsDone: 5, RowsTotal: 10}
+	done := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobDone, Phase: "done", RowsDone: 10, RowsTotal: 10, Generation: 2,
+		Checks: &retrieverapi.Checks{Rows: 10, Dim: 4, Recall: 1}}
+	failed := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobFailed, Phase: "check", Error: "recall is 0.2"}
+	tests := []struct {
+		name   string
+		states []retrieverapi.Job
+		wait   bool
+		out    string // that the output has
+		err    string // that the error has
+	}{
+		{"not waited for", []retrieverapi.Job{running}, false, "it goes on by itself", ""},
+		{"done", []retrieverapi.Job{running, done}, true, "generation 2 serves: 10 rows", ""},
+		{"failed", []retrieverapi.Job{running, failed}, true, "", "job j1 failed: recall is 0.2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			url, asked := serve(t, tt.states...)
+			var out bytes.Buffer
+			err := Run(t.Context(), Options{Retriever: url, Collection: "pets", Path: "features.npy", Wait: tt.wait}, &out)
+			if got := fmt.Sprint(err); tt.err == "" && err != nil || !strings.Contains(got, tt.err) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+			if !strings.Contains(out.String(), tt.out) {
+				t.Errorf("output %q lacks %q", out.String(), tt.out)
+			}
+			if asked.Type != retrieverapi.JobRebuild || asked.Collection != "pets" || asked.Source.Path != "features.npy" {
+				t.Errorf("asked %+v", *asked)
+			}
+		})
+	}
+}
+
+// An interrupt stops the watching, says that the job goes on, and how to end it.
+func TestInterrupt(t *testing.T) {
+	url, _ := serve(t, retrieverapi.Job{ID: "j1", State: retrieverapi.JobRunning, Phase: "copy"})
+	ctx, cancel := context.WithCancel(t.Context())
+	w := writerFunc(func(b []byte) { cancel() })
+	err := Run(ctx, Options{Retriever: url, Collection: "pets", Path: "f.npy", Wait: true}, w)
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "job j1 goes on") {
+		t.Errorf("error %v", err)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
+
+func TestRefusals(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no path":       {Retriever: "http://localhost:1", Collection: "c"},
+		"no collection": {Retriever: "http://localhost:1", Path: "p"},
+		"bad URL":       {Retriever: "localhost", Collection: "c", Path: "p"},
+	} {
+		if err := Run(t.Context(), o, &bytes.Buffer{}); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
