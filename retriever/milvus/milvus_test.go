@@ -157,3 +157,191 @@ func TestBuildGoesOnAfterACrash(t *testing.T) {
 	}
 	t.Log(i)
 }
+
+func TestNobodyThere(t *testing.T) {
+	s, err := Open(Options{Address: "127.0.0.1:1", Timeout: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ready(t.Context()); imagebind.KindOf(err) != imagebind.Unavailable {
+		t.Errorf("Ready: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.List(ctx); imagebind.KindOf(err) != imagebind.Timeout {
+		t.Errorf("List with a deadline of 50 ms: %v", err)
+	}
+}
+
+func TestOptionsRefused(t *testing.T) {
+	for _, o := range []Options{{}, {Address: "h:1", Index: "IVF_SQ8"}, {Address: "h:1", Index: "IVF_PQ"}} {
+		if _, err := Open(o); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+func TestFilterExpression(t *testing.T) {
+	got, err := filter(map[string]any{"b": true, "s": "a \"quote\" \\ ümlaut", "n": 2.5, "whole": 3.0})
+	want := `metadata["b"] == true && metadata["n"] == 2.5 && metadata["s"] == "a \"quote\" \\ ümlaut" && metadata["whole"] == 3`
+	if err != nil || got != want {
+		t.Errorf("got %s, %v\nwant %s", got, err, want)
+	}
+	for _, f := range []map[string]any{{"": 1.0}, {`a"] == 1 || metadata["b`: 1.0}, {"a": nil}, {"a": []any{1.0}}} {
+		if _, err := filter(f); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("%v: %v", f, err)
+		}
+	}
+}
+
+// No search fails or mixes generations while the name is switched, and a
+// second process follows when the generation it knows is gone.
+func TestSwitchUnderLoad(t *testing.T) {
+	s, other, ctx := open(t), open(t), t.Context()
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 16}); err != nil {
+		t.Fatal(err)
+	}
+	generation := func(g int) []store.Row {
+		out := rows(0, 300, 16)
+		for i := range out {
+			out[i].Caption = fmt.Sprint(g)
+		}
+		return out
+	}
+	first := generation(0)
+	if err := s.Upsert(ctx, n, first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Info(ctx, n); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	searches := 0
+	for range 3 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{first[i%300].Vector}, K: 10})
+				if err != nil || len(got[0]) != 10 || got[0][0].ID != first[i%300].ID {
+					t.Errorf("search %d: %v, %v", i, got, err)
+					return
+				}
+				for _, nb := range got[0] {
+					if nb.Caption != got[0][0].Caption {
+						t.Errorf("generations %s and %s in one answer", nb.Caption, got[0][0].Caption)
+						return
+					}
+				}
+				mu.Lock()
+				searches++
+				mu.Unlock()
+			}
+		})
+	}
+	for g := 1; g <= 2; g++ {
+		b, err := s.Build(ctx, n, store.Spec{Dim: 16}, fmt.Sprint("job", g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Append(ctx, generation(g)); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := b.Commit(ctx); err != nil || i.Generation != g+1 || i.Count != 300 {
+			t.Fatal(i, err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d searches over 2 switches", searches)
+	s.drop.Wait() // the old generations are gone
+	got, err := other.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{first[0].Vector}, K: 1})
+	if err != nil || got[0][0].Caption != "2" {
+		t.Errorf("another process: %v, %v", got, err)
+	}
+}
+
+func TestIndexTypes(t *testing.T) {
+	s, ctx := open(t), t.Context()
+	all := rows(0, 3000, 32)
+	for _, index := range []string{"IVF_FLAT", "HNSW"} {
+		t.Run(index, func(t *testing.T) {
+			n := name(t, s)
+			b, err := s.Build(ctx, n, store.Spec{Dim: 32, Index: index}, "job")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Append(ctx, all); err != nil {
+				t.Fatal(err)
+			}
+			info, err := b.Commit(ctx)
+			if err != nil || info.Index != index || info.Count != 3000 {
+				t.Fatal(info, err)
+			}
+			for _, k := range []int{1, 1000} {
+				got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[17].Vector}, K: k})
+				if err != nil || got[0][0].ID != all[17].ID {
+					t.Errorf("k %d: %v", k, err)
+				}
+			}
+		})
+	}
+}
+
+// A server that was killed is found again by the same Store, with every row
+// that it had acknowledged.
+func TestServerKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("Milvus takes a minute to recover")
+	}
+	s, ctx := open(t), t.Context()
+	if serverDir == "" {
+		t.Skip("only a server that this test started may be killed")
+	}
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 16}); err != nil {
+		t.Fatal(err)
+	}
+	all := rows(0, 500, 16)
+	if err := s.Upsert(ctx, n, all); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := os.ReadFile(filepath.Join(serverDir, "milvus.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command("kill", "-9", strings.TrimSpace(string(pid))).Run(); err != nil {
+		t.Fatal(err)
+	}
+	killed := time.Now()
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	if err := s.Ready(short); err == nil {
+		t.Error("ready without a server")
+	}
+	cancel()
+	if out, err := exec.Command("../../scripts/milvus.sh", "start", serverDir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for ; s.Ready(ctx) != nil; <-tick.C {
+		if time.Since(killed) > 3*time.Minute {
+			t.Fatal(s.Ready(ctx))
+		}
+	}
+	t.Logf("ready %v after the kill", time.Since(killed).Round(time.Second))
+	i, err := s.Info(ctx, n)
+	if err != nil || i.Count != 500 {
+		t.Fatal(i, err)
+	}
+	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[7].Vector}, K: 1})
+	if err != nil || got[0][0].ID != all[7].ID {
+		t.Errorf("%v, %v", got, err)
+	}
+}
