@@ -82,7 +82,10 @@ configure() {
 
 healthy() { curl -fsS -m 2 "http://127.0.0.1:$metrics/healthz" 2>/dev/null | grep -q OK; }
 
-alive() { [ -f "$1/milvus.pid" ] && kill -0 "$(cat "$1/milvus.pid")" 2>/dev/null; }
+# running PID: it is there, and no zombie that nobody waited for.
+running() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null; }
+
+alive() { [ -f "$1/milvus.pid" ] && running "$(cat "$1/milvus.pid")"; }
 
 start() {
   local dir; mkdir -p "$1"; dir=$(cd "$1" && pwd)
@@ -113,7 +116,7 @@ stop() {
   local pid; pid=$(cat "$1/milvus.pid")
   kill "$pid"
   for _ in $(seq 100); do
-    kill -0 "$pid" 2>/dev/null || { rm -f "$1/milvus.pid"; return 0; }
+    running "$pid" || { rm -f "$1/milvus.pid"; return 0; }
     sleep 0.1
   done
   kill -9 "$pid"

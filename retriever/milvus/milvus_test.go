@@ -325,6 +325,9 @@ func TestServerKilled(t *testing.T) {
 		t.Error("ready without a server")
 	}
 	cancel()
+	if d := time.Since(killed); d > 3*time.Second {
+		t.Errorf("a search with a deadline of 1 s took %v", d)
+	}
 	if out, err := exec.Command("../../scripts/milvus.sh", "start", serverDir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
