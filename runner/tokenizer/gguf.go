@@ -166,13 +166,13 @@ func (g ggufMeta) sentencePiece(pieces []string, types []float64, bos int) ([]by
 	trainer = protowire.AppendTag(trainer, 3, protowire.VarintType)
 	trainer = protowire.AppendVarint(trainer, 2) // BPE
 	trainer = protowire.AppendTag(trainer, 35, protowire.VarintType)
-	trainer = protowire.AppendVarint(trainer, 1) // byte_fallback
-	for field, id := range map[int]int{46: bos, 47: g.id("eos", len(pieces))} {
+	trainer = protowire.AppendVarint(trainer, 1)              // byte_fallback
+	for i, id := range []int{bos, g.id("eos", len(pieces))} { // bos_piece and eos_piece
 		name := ""
 		if id >= 0 {
 			name = pieces[id]
 		}
-		trainer = protowire.AppendTag(trainer, protowire.Number(field), protowire.BytesType)
+		trainer = protowire.AppendTag(trainer, protowire.Number(46+i), protowire.BytesType)
 		trainer = protowire.AppendString(trainer, name)
 	}
 	var norm []byte

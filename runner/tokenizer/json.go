@@ -30,16 +30,16 @@ type addedToken struct {
 }
 
 type modelJSON struct {
-	Type             string          `json:"type"`
-	Dropout          *float64        `json:"dropout"`
-	UnkToken         *string         `json:"unk_token"`
-	SubwordPrefix    *string         `json:"continuing_subword_prefix"`
-	WordSuffix       *string         `json:"end_of_word_suffix"`
-	FuseUnk          bool            `json:"fuse_unk"`
-	ByteFallback     bool            `json:"byte_fallback"`
-	IgnoreMerges     bool            `json:"ignore_merges"`
-	Vocab            json.RawMessage `json:"vocab"` // by piece
-	Merges           json.RawMessage `json:"merges"`
+	Type          string          `json:"type"`
+	Dropout       *float64        `json:"dropout"`
+	UnkToken      *string         `json:"unk_token"`
+	SubwordPrefix *string         `json:"continuing_subword_prefix"`
+	WordSuffix    *string         `json:"end_of_word_suffix"`
+	FuseUnk       bool            `json:"fuse_unk"`
+	ByteFallback  bool            `json:"byte_fallback"`
+	IgnoreMerges  bool            `json:"ignore_merges"`
+	Vocab         json.RawMessage `json:"vocab"` // by piece
+	Merges        json.RawMessage `json:"merges"`
 }
 
 // stepJSON is any normalizer, pre-tokenizer, post-processor or decoder.

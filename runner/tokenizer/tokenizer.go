@@ -7,9 +7,11 @@
 // out in ordinary tokens. Control tokens are parsed only in a [Segment] marked
 // Special, which is what a prompt template wrote.
 //
-// decode(encode(s)) is s for valid UTF-8, with one exception of models that
-// write spaces as U+2581: that character comes back as a space. Each byte of
-// invalid UTF-8 is read as U+FFFD.
+// decode(encode(s)) is s for valid UTF-8, but for two kinds of characters, both as
+// in the reference: where a model writes spaces as U+2581, that one comes back as
+// a space; and what a vocabulary lacks is lost (SmolLM2's lacks a few control
+// characters; models with byte fallback lack nothing). Each byte of invalid
+// UTF-8 is read as U+FFFD.
 package tokenizer
 
 import (
