@@ -364,20 +364,53 @@ func (s *Store) load(ctx context.Context, c client.Client, physical string) erro
 	return c.LoadCollection(try, physical, false)
 }
 
+// serving returns the generation that serves name. One that this process does
+// not know may have been made by another.
+func (s *Store) serving(ctx context.Context, c client.Client, name string) (*generation, error) {
+	s.mu.Lock()
+	g := s.live[name]
+	s.mu.Unlock()
+	if g != nil {
+		return g, nil
+	}
+	g, err := s.describe(ctx, c, alias(name))
+	if missing(err) || err == nil && g == nil {
+		return nil, imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	}
+	if err == nil {
+		err = s.load(ctx, c, g.physical())
+	}
+	if err != nil {
+		return nil, s.fail(ctx, "look for "+name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[name] == nil {
+		s.live[name] = g
+	}
+	return s.live[name], nil
+}
+
 // use returns the generation that serves name; done must be called after.
 func (s *Store) use(ctx context.Context, name string) (c client.Client, g *generation, done func(), err error) {
 	c, err = s.conn(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g = s.live[name]
-	if g == nil {
-		return nil, nil, nil, imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	for {
+		g, err := s.serving(ctx, c, name)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		s.mu.Lock()
+		if g.gone { // switched since
+			s.mu.Unlock()
+			continue
+		}
+		g.refs++
+		s.mu.Unlock()
+		return c, g, func() { s.release(g, 1) }, nil
 	}
-	g.refs++
-	return c, g, func() { s.release(g, 1) }, nil
 }
 
 // release gives back n uses of g and removes a retired one after its last.
@@ -652,11 +685,9 @@ func (s *Store) Drop(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	g := s.live[name]
-	s.mu.Unlock()
-	if g == nil {
-		return imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	g, err := s.serving(ctx, c, name)
+	if err != nil {
+		return err
 	}
 	try, cancel := s.call(ctx)
 	defer cancel()

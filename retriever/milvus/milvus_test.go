@@ -213,8 +213,19 @@ func TestSwitchUnderLoad(t *testing.T) {
 	if err := s.Upsert(ctx, n, first); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Info(ctx, n); err != nil {
+	if i, err := other.Info(ctx, n); err != nil || i.Count != 300 {
+		t.Fatal(i, err)
+	}
+	late := open(t) // connects before the next collection is made
+	if err := late.Ready(ctx); err != nil {
 		t.Fatal(err)
+	}
+	made := name(t, s)
+	if _, err := s.Create(ctx, made, store.Spec{Dim: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := late.Info(ctx, made); err != nil || i.Dim != 2 {
+		t.Errorf("a collection that another process made: %+v, %v", i, err)
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
