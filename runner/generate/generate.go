@@ -1,0 +1,218 @@
+// Package generate is the loop of an answer: prefill, then sample, step and
+// stream until the model ends it, a stop string appears, or the room is used
+// up. It neither knows what an id's text is (runner/tokenizer) nor how logits
+// come about (runner/llama).
+package generate
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/runner/sample"
+	"imagebind-llm/runner/tokenizer"
+)
+
+// A Decoder is one sequence in a model's KV cache. A slot of runner/llama is one.
+type Decoder interface {
+	// Prefill begins the sequence with ids, under an injection [La, D] that
+	// holds for all of it; nil is plain chat. It returns the logits [V] of the
+	// last id, valid until the next call.
+	Prefill(ctx context.Context, ids []int, injection []float32) ([]float32, error)
+	// Step appends id and returns the logits [V] after it, valid until the next call.
+	Step(ctx context.Context, id int) ([]float32, error)
+	// Capacity returns the tokens the sequence can have, prompt and answer together.
+	Capacity() int
+}
+
+// A Request is one answer to be made.
+type Request struct {
+	PromptIDs []int
+	Injection []float32 // [La, D], or nil for plain chat
+	MaxTokens int       // of the answer; 0, and what is more than fits, means as many as fit
+	Stop      []string  // texts that end the answer and are no part of it
+	StopIDs   []int     // ids that end it beside the tokenizer's EOS
+	Trim      bool      // without white space at both ends, as the reference's demo strips answers
+	Sample    sample.Params
+	// Logprobs asks for each token's log probability, with TopLogprobs others.
+	Logprobs    bool
+	TopLogprobs int
+}
+
+// A Token is one of the answer with its log probability.
+type Token struct {
+	sample.Logprob
+	Top []sample.Logprob // the likeliest, whether drawn or not
+}
+
+// An Event is a part of the answer.
+type Event struct {
+	Text   string  // whole runes; all events' texts are the answer
+	Tokens []Token // where Logprobs are asked: the tokens of the text so far that no event had yet
+}
+
+// Why an answer ended, in OpenAI's words.
+const (
+	FinishStop   = "stop"   // an end token, or a stop string
+	FinishLength = "length" // MaxTokens, or the decoder's capacity
+)
+
+// A Result is the whole answer.
+type Result struct {
+	Text             string
+	IDs              []int   // as drawn, the end token included
+	Tokens           []Token // where Logprobs are asked: of Text, without the end token or a stop string's
+	FinishReason     string
+	PromptTokens     int
+	CompletionTokens int // len(IDs)
+	Prefill, Decode  time.Duration
+}
+
+// Generate answers req and hands the text to emit as it comes; emit may be nil.
+// It stops with ctx's error between two steps, and with emit's error. The
+// Result then holds what there was.
+func Generate(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, req Request, emit func(Event) error) (Result, error) {
+	res := Result{PromptTokens: len(req.PromptIDs)}
+	limit, err := check(req, dec.Capacity())
+	if err != nil {
+		return res, err
+	}
+	if limit == 0 { // the reference answers a prompt that fills its context with nothing
+		res.FinishReason = FinishLength
+		return res, nil
+	}
+	start := time.Now()
+	logits, err := dec.Prefill(ctx, req.PromptIDs, req.Injection)
+	res.Prefill = time.Since(start)
+	if err != nil {
+		return res, err
+	}
+	start = time.Now()
+	a := answer{req: req, text: text{stops: req.Stop, trim: req.Trim}, emit: emit, res: &res}
+	err = a.run(ctx, dec, tok, logits, limit)
+	res.Decode, res.Text = time.Since(start), a.out.String()
+	res.CompletionTokens = len(res.IDs)
+	return res, err
+}
+
+// check returns how many tokens the answer may have.
+func check(req Request, capacity int) (int, error) {
+	n := len(req.PromptIDs)
+	switch {
+	case n == 0:
+		return 0, imagebind.Errorf(imagebind.Invalid, "the prompt is empty")
+	case n > capacity:
+		return 0, imagebind.Errorf(imagebind.Invalid, "the prompt has %d tokens; the model reads %d, prompt and answer together: shorten it", n, capacity)
+	case req.MaxTokens < 0:
+		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "max_tokens is %d; it is at least 1", req.MaxTokens), "max_tokens")
+	case slices.Contains(req.Stop, ""):
+		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "a stop string is empty"), "stop")
+	case req.TopLogprobs < 0:
+		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "top_logprobs is %d; it is at least 0", req.TopLogprobs), "top_logprobs")
+	}
+	limit := capacity - n
+	if req.MaxTokens > 0 {
+		limit = min(limit, req.MaxTokens)
+	}
+	return limit, req.Sample.Check()
+}
+
+// An answer is one under way.
+type answer struct {
+	req  Request
+	text text
+	emit func(Event) error
+	res  *Result
+	out  strings.Builder
+
+	decoded int // bytes of text that the tokens so far decode to
+	pending []pendingToken
+	ready   []Token // of text that is out of text's hands, for the next event
+}
+
+// A pendingToken waits for its text to be released.
+type pendingToken struct {
+	Token
+	from int // bytes of text before it
+}
+
+func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, logits []float32, limit int) error {
+	sampler := sample.New(a.req.Sample)
+	decoder := tok.NewDecoder()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		id, err := sampler.Next(logits)
+		if err != nil {
+			return err
+		}
+		a.res.IDs = append(a.res.IDs, id)
+		if id == tok.EOS() || slices.Contains(a.req.StopIDs, id) {
+			return a.end(decoder, FinishStop)
+		}
+		if a.req.Logprobs {
+			lp, top := sample.Logprobs(logits, id, a.req.TopLogprobs)
+			a.pending = append(a.pending, pendingToken{Token{sample.Logprob{ID: id, Value: lp}, top}, a.decoded})
+		}
+		if stopped, err := a.write(decoder.Next(id)); stopped || err != nil {
+			return err
+		}
+		if len(a.res.IDs) == limit {
+			return a.end(decoder, FinishLength)
+		}
+		if logits, err = dec.Step(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
+// write takes decoded text and sends what may be sent. It reports whether a
+// stop string came; the answer is then complete.
+func (a *answer) write(s string) (stopped bool, err error) {
+	a.decoded += len(s)
+	out, stopped := a.text.push(s)
+	a.release(a.text.released)
+	if stopped {
+		a.res.FinishReason = FinishStop
+	}
+	return stopped, a.send(out, stopped)
+}
+
+// end sends what is still held back.
+func (a *answer) end(d *tokenizer.Decoder, reason string) error {
+	if stopped, err := a.write(d.Flush()); stopped || err != nil {
+		return err
+	}
+	a.res.FinishReason = reason
+	a.release(a.decoded + 1)
+	return a.send(a.text.end(), true)
+}
+
+// release makes the tokens ready whose text begins before the offset.
+func (a *answer) release(offset int) {
+	n := 0
+	for n < len(a.pending) && a.pending[n].from < offset {
+		a.ready = append(a.ready, a.pending[n].Token)
+		n++
+	}
+	a.pending = a.pending[n:]
+}
+
+// send emits text with the tokens that are ready; without text they wait for
+// the next, or the last event.
+func (a *answer) send(text string, last bool) error {
+	if text == "" && (!last || len(a.ready) == 0) {
+		return nil
+	}
+	a.out.WriteString(text)
+	a.res.Tokens = append(a.res.Tokens, a.ready...)
+	e := Event{Text: text, Tokens: a.ready}
+	a.ready = nil
+	if a.emit == nil {
+		return nil
+	}
+	return a.emit(e)
+}
