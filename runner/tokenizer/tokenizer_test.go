@@ -374,6 +374,9 @@ func all(t testing.TB) map[string]*Tokenizer {
 func checkRoundTrip(t *testing.T, name string, tok *Tokenizer, s string) {
 	t.Helper()
 	want := valid(s)
+	if name == "smollm2" && strings.ContainsFunc(s, func(r rune) bool { return r >= 0x40000 && r < 0xC0000 }) {
+		return // nor has it the first byte of these, all unassigned
+	}
 	if name == "smollm2" {
 		want = strings.Map(func(r rune) rune {
 			if r < 0x80 && tok.model.(*bpe).bytes[r] < 0 {
