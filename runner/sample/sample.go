@@ -81,14 +81,16 @@ func (s *Sampler) Next(logits []float32) (int, error) {
 
 // argmax returns the first of the largest logits.
 func argmax(logits []float32) (int, error) {
-	best, bad := 0, len(logits) == 0
+	best, most := -1, float32(math.Inf(-1))
 	for i, l := range logits {
-		if l > logits[best] {
-			best = i
+		if !(l <= most) { // larger, or NaN
+			if l != l {
+				return 0, errLogits
+			}
+			best, most = i, l
 		}
-		bad = bad || l != l
 	}
-	if bad || math.IsInf(float64(logits[best]), 0) {
+	if best < 0 || math.IsInf(float64(most), 1) {
 		return 0, errLogits
 	}
 	return best, nil

@@ -216,7 +216,8 @@ var byteChars, charBytes = func() ([256]rune, map[rune]byte) {
 	next := rune(256)
 	for b := range 256 {
 		r := rune(b)
-		if !(b >= '!' && b <= '~' || b >= 0xA1 && b <= 0xAC || b >= 0xAE) {
+		prints := b >= '!' && b <= '~' || b >= 0xA1 && b <= 0xAC || b >= 0xAE
+		if !prints {
 			r, next = next, next+1
 		}
 		chars[b], back[r] = r, byte(b)
