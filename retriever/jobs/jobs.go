@@ -474,8 +474,11 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if err != nil {
 		return fmt.Errorf("switch: %w", err)
 	}
+	if twice := j.Point.Stored - info.Count; twice > 0 {
+		slog.WarnContext(ctx, "rows were replaced by later ones of the same id", "job", j.ID, "rows", twice)
+	}
 	m.mu.Lock()
-	j.Generation = info.Generation
+	j.Generation, j.Checks.Rows = info.Generation, info.Count
 	m.mu.Unlock()
 	return nil
 }

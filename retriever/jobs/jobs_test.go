@@ -147,7 +147,7 @@ func open(t *testing.T, dir string, l *ledger, src *table) *Manager {
 
 // start runs the manager until the returned function is called, or the test ends.
 func start(t *testing.T, m *Manager) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); m.Run(ctx) }()
 	stop = func() { cancel(); <-done }

@@ -76,7 +76,7 @@ func open(t *testing.T) *Store {
 // name is a collection's name of this test, dropped after it.
 func name(t *testing.T, s *Store) string {
 	n := fmt.Sprintf("t%08x", rand.Uint32())
-	t.Cleanup(func() { _ = s.Drop(context.Background(), n) })
+	t.Cleanup(func() { _ = s.Drop(context.WithoutCancel(t.Context()), n) })
 	return n
 }
 
