@@ -62,6 +62,21 @@ type Limits struct {
 // DefaultLimits returns the limits of a server without configuration.
 func DefaultLimits() Limits { return Limits{Pixels: 64 << 20, Side: 32768, Seconds: 600} }
 
+// OrDefault returns l with the default for every limit that is not set.
+func (l Limits) OrDefault() Limits {
+	d := DefaultLimits()
+	if l.Pixels <= 0 {
+		l.Pixels = d.Pixels
+	}
+	if l.Side <= 0 {
+		l.Side = d.Side
+	}
+	if l.Seconds <= 0 {
+		l.Seconds = d.Seconds
+	}
+	return l
+}
+
 // Options are the user's choices for reading. The zero value is the default.
 type Options struct {
 	Limits Limits
