@@ -6,12 +6,14 @@ import (
 	"slices"
 
 	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/text"
 	"imagebind-llm/runner/modality/vision"
 )
 
 // Specs are all kinds of input, in the order in which they are shown.
 var Specs = []modality.Spec{
 	vision.Image,
+	text.Spec,
 }
 
 // ByName returns the Spec with the given name, as in "image".
