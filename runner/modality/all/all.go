@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/audio"
 	"imagebind-llm/runner/modality/text"
 	"imagebind-llm/runner/modality/vision"
 )
@@ -13,6 +14,7 @@ import (
 // Specs are all kinds of input, in the order in which they are shown.
 var Specs = []modality.Spec{
 	vision.Image,
+	audio.Spec,
 	text.Spec,
 }
 
