@@ -68,8 +68,7 @@ func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, er
 	if err := check(cfg.Width, cfg.Height, o.Limits.OrDefault()); err != nil {
 		return Picture{}, err
 	}
-	bare := media == "image/jpeg" && cfg.ColorModel == color.CMYKModel && !hasAdobe(data)
-	if bare {
+	if media == "image/jpeg" && cfg.ColorModel == color.CMYKModel && !hasAdobe(data) {
 		data = withAdobe(data)
 	}
 	img, err := c.decode(bytes.NewReader(data))
@@ -97,11 +96,6 @@ func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, er
 		global, _ := cfg.ColorModel.(color.Palette)
 		p, alpha = paletted(img, global, cfg.Width, cfg.Height)
 	default:
-		if cmyk, ok := img.(*image.CMYK); ok && bare {
-			for i := range cmyk.Pix {
-				cmyk.Pix[i] = 255 - cmyk.Pix[i]
-			}
-		}
 		p, alpha = plain(img, o.Reference && grey16(media, data, img))
 	}
 	if !o.Reference && alpha != nil {
@@ -169,9 +163,9 @@ func hasAdobe(data []byte) bool {
 	return false
 }
 
-// withAdobe returns a JPEG with a segment that says CMYK: without it libjpeg
-// takes four components for CMYK and Go's decoder refuses them. With it they
-// count as inverted, which the caller undoes.
+// withAdobe returns a JPEG with a segment that says CMYK, inverted as Adobe
+// has it: so Pillow takes four components without one, and Go's decoder
+// refuses them.
 func withAdobe(data []byte) []byte {
 	return slices.Insert(slices.Clone(data), 2, []byte("\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00")...)
 }
