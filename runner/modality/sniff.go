@@ -2,7 +2,10 @@ package modality
 
 import (
 	"bytes"
+	"strings"
 	"unicode/utf8"
+
+	"imagebind-llm/runner/modality/internal/id3"
 )
 
 // A signature is what the files of a media type begin with.
@@ -52,7 +55,6 @@ var signatures = []signature{
 	{media: "application/zip", magic: "PK\x03\x04"},
 	{media: "application/gzip", magic: "\x1f\x8b"},
 	{media: "application/x-npy", magic: "\x93NUMPY"},
-	{media: "audio/mpeg", magic: "ID3"},
 	{media: "audio/aac", magic: "\xff", and: func(d []byte) bool { return len(d) > 6 && d[1]&0xf6 == 0xf0 }}, // ADTS: layer 0
 	{media: "audio/mpeg", magic: "\xff", and: mpegFrame},
 }
@@ -73,6 +75,12 @@ func mpegFrame(d []byte) bool {
 // can name them. Text is text/plain, all else application/octet-stream. What a
 // sender declares is never trusted over this.
 func Sniff(data []byte) string {
+	if tagged := id3.Skip(data); len(tagged) != len(data) {
+		if media := Sniff(tagged); strings.HasPrefix(media, "audio/") {
+			return media
+		}
+		return "audio/mpeg"
+	}
 	for _, s := range signatures {
 		if len(data) >= s.at+len(s.magic) && string(data[s.at:s.at+len(s.magic)]) == s.magic && (s.and == nil || s.and(data)) {
 			return s.media

@@ -17,6 +17,7 @@ import (
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/internal/ffmpeg"
 	"imagebind-llm/runner/modality/internal/foreign"
+	"imagebind-llm/runner/modality/internal/id3"
 )
 
 // A sound is decoded audio: samples of -1..1, [N, C], the channels of a moment
@@ -97,7 +98,7 @@ func decode(ctx context.Context, data []byte, o modality.Options) (sound, error)
 	err := error(unsupported(media))
 	if d, ok := decoders[media]; ok {
 		var s sound
-		if s, err = d.guarded(data, &limits{seconds: longest}); err == nil {
+		if s, err = d.guarded(id3.Skip(data), &limits{seconds: longest}); err == nil {
 			return s, nil
 		}
 	}
@@ -180,7 +181,6 @@ func decodeFLAC(data []byte, l *limits) (sound, error) {
 // holds no sound but its description, and the silence that the encoder put
 // around the sound are dropped.
 func decodeMP3(data []byte, l *limits) (sound, error) {
-	data = skipID3(data)
 	d, err := mp3.NewDecoder(struct{ io.Reader }{bytes.NewReader(data)}) // no Seek: it would scan the file first
 	if err != nil {
 		return sound{}, imagebind.Errorf(imagebind.Unsupported, "the MP3 file cannot be decoded: %w", err)

@@ -116,10 +116,9 @@ func (b *filterBank) spectrum(frame []float32) {
 		}
 	}
 	for k := range n {
-		a, c := z[k], z[(n-k)%n]
-		c = complex(real(c), -imag(c))
-		even, odd := (a+c)/2, (a-c)/2
-		odd = complex(imag(odd), -real(odd)) // divided by i
+		a, c := z[k], z[(n-k)%n] // of the other half the conjugate counts
+		even := complex((real(a)+real(c))/2, (imag(a)-imag(c))/2)
+		odd := complex((imag(a)+imag(c))/2, (real(c)-real(a))/2) // divided by i
 		x := even + roots[k]*odd
 		b.power[k] = real(x)*real(x) + imag(x)*imag(x)
 	}

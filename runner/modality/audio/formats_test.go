@@ -56,6 +56,16 @@ func TestLossy(t *testing.T) {
 	}
 }
 
+// TestTagged reads a FLAC file with a tag in front.
+func TestTagged(t *testing.T) {
+	tag := "ID3\x04\x00\x00\x00\x00\x00\x03..."
+	got, err := Read(t.Context(), append([]byte(tag), golden.Bytes(t, "testdata/speech_16k_mono.flac")...), modality.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Close(t, got.Floats, golden.Open(t, "testdata/audio.safetensors").Tensor(t, "speech_16k_mono.wav").Values, tolerance)
+}
+
 // wav makes a wave file of the samples' bytes.
 func wav(tag, channels, hz, depth int, data []byte) []byte {
 	b := []byte("RIFF\x00\x00\x00\x00WAVEfmt \x10\x00\x00\x00")

@@ -2,18 +2,6 @@ package audio
 
 import "bytes"
 
-// skipID3 returns data without the ID3v2 tags in front.
-func skipID3(data []byte) []byte {
-	for len(data) > 10 && string(data[:3]) == "ID3" {
-		n := 10 + int(data[6]&0x7f)<<21 + int(data[7]&0x7f)<<14 + int(data[8]&0x7f)<<7 + int(data[9]&0x7f)
-		if data[5]&0x10 != 0 {
-			n += 10 // a footer
-		}
-		data = data[min(n, len(data)):]
-	}
-	return data
-}
-
 // decoderDelay is how many samples a decoder of layer III lags behind.
 const decoderDelay = 529
 

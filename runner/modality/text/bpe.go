@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -198,7 +199,7 @@ func (t *Tokenizer) merge(w string) []int32 {
 // words yields the words of a cleaned text, as CLIP's expression finds them:
 // special tokens, the contractions 's 't 're 've 'm 'll 'd, runs of letters,
 // single numerals, runs of all else but spaces.
-func words(text string) func(yield func(string) bool) {
+func words(text string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for text != "" {
 			n := wordLen(text)
