@@ -10,7 +10,7 @@ const decoderDelay = 529
 // that says how many samples the encoder put before and after.
 func trim(data []byte, n int) (first, last int) {
 	at := 0
-	for at+4 < len(data) && !(data[at] == 0xff && data[at+1]&0xe0 == 0xe0) {
+	for at+4 < len(data) && (data[at] != 0xff || data[at+1]&0xe0 != 0xe0) {
 		at++
 	}
 	if at+4 >= len(data) {

@@ -13,9 +13,8 @@ import (
 // clean normalizes a text as CLIP does before splitting it: ftfy.fix_text, HTML
 // entities twice, spaces collapsed, lower case.
 //
-// Of ftfy 6.3.1 all default steps are done but three rare ones of its repair of
-// mojibake: a repair inside otherwise sound text (decode_inconsistent_utf8),
-// sequences that lost bytes (replace_lossy_sequences), and CESU-8.
+// Of ftfy 6.3.1 all default steps are done but two rare ones of its repair of
+// mojibake: sequences that lost bytes (replace_lossy_sequences), and CESU-8.
 func clean(s string) string {
 	s = fix(s)
 	s = strings.TrimFunc(html.UnescapeString(html.UnescapeString(s)), isSpace)

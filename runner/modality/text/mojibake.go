@@ -22,26 +22,20 @@ var bad = sync.OnceValue(func() *regexp.Regexp {
 // An encoding is a one-byte character set, by rune. Bytes that it leaves open
 // stand for the control character of their number.
 type encoding struct {
-	bytes  map[rune]byte
-	sloppy bool
-	mac    bool
+	bytes map[rune]byte
+	mac   bool // of Apple: an en dash and a space would look like A0
 }
 
 // encodings are those that ftfy tries, in its order.
 var encodings = sync.OnceValue(func() []encoding {
 	var es []encoding
-	for _, c := range []struct {
-		set    *charmap.Charmap
-		sloppy bool
-	}{
-		{charmap.ISO8859_1, false},
-		{charmap.Windows1252, true}, {charmap.Windows1251, true}, {charmap.Windows1250, true},
-		{charmap.Windows1253, true}, {charmap.Windows1254, true}, {charmap.Windows1257, true},
-		{charmap.ISO8859_2, false}, {charmap.Macintosh, false}, {charmap.CodePage437, false},
+	for _, set := range []*charmap.Charmap{
+		charmap.ISO8859_1, charmap.Windows1252, charmap.Windows1251, charmap.Windows1250, charmap.Windows1253,
+		charmap.Windows1254, charmap.Windows1257, charmap.ISO8859_2, charmap.Macintosh, charmap.CodePage437,
 	} {
-		e := encoding{map[rune]byte{}, c.sloppy, c.set == charmap.Macintosh}
+		e := encoding{map[rune]byte{}, set == charmap.Macintosh}
 		for b := 255; b >= 0; b-- {
-			r := c.set.DecodeByte(byte(b))
+			r := set.DecodeByte(byte(b))
 			if r == utf8.RuneError {
 				r = rune(b)
 			}
@@ -82,20 +76,10 @@ func fixLayer(s string) string {
 	if isASCII(s) || !bad().MatchString(s) {
 		return s
 	}
-	latin1, windows1252 := false, false
-	for i, e := range encodings() {
+	for _, e := range encodings() {
 		b, ok := e.encode(s)
 		if !ok {
 			continue
-		}
-		switch i {
-		case 0:
-			latin1 = true
-		case 1:
-			windows1252 = true
-			for _, r := range s { // only the sloppy variant has these
-				windows1252 = windows1252 && (r < 0x80 || r > 0x9f)
-			}
 		}
 		if !e.mac {
 			b = restoreA0(b)
@@ -104,10 +88,51 @@ func fixLayer(s string) string {
 			return string(b)
 		}
 	}
-	if latin1 && windows1252 {
-		return s // in both sets: probably meant so
+	if fixed := fixParts(s); fixed != s {
+		return fixed
 	}
 	return strings.Map(fromC1, s)
+}
+
+// sequences finds what may be UTF-8 read as another encoding, at the start of a text.
+var sequences = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("^(?:[" + clues.two + "][" + clues.more + "]|[" + clues.three + "][" + clues.more + "]{2}|[" + clues.four + "][" + clues.more + "]{3})+")
+})
+
+// inside finds characters that stand for bytes inside a sequence.
+var inside = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^[" + clues.strict + "]") })
+
+// fixParts repairs sequences inside text of which the rest is sound (ftfy's
+// decode_inconsistent_utf8): not behind a character that could belong to them.
+func fixParts(s string) string {
+	var b strings.Builder
+	open := false // the character before could belong to a sequence
+	for i := 0; i < len(s); {
+		if s[i] < utf8.RuneSelf {
+			b.WriteByte(s[i])
+			open = false
+			i++
+			continue
+		}
+		n := 0
+		if !open {
+			n = len(sequences().FindString(s[i:]))
+		}
+		part := s[i : i+n]
+		if n == 0 {
+			_, size := utf8.DecodeRuneInString(s[i:])
+			part, n = s[i:i+size], size
+			b.WriteString(part)
+		} else if n < len(s) && bad().MatchString(part) {
+			b.WriteString(fixEncoding(part))
+		} else {
+			b.WriteString(part)
+		}
+		_, size := utf8.DecodeLastRuneInString(part)
+		open = inside().MatchString(part[len(part)-size:])
+		i += n
+	}
+	return b.String()
 }
 
 // restoreA0 puts back bytes A0 that became spaces inside UTF-8 sequences, where

@@ -60,4 +60,15 @@ var (
 		`[ΒΓΞΟ][{c1}{bad}{start_punctuation}{end_punctuation}{currency}°][ΒΓΞΟ]`,
 		`ā€`,
 	}
+
+	// What UTF-8 looks like when read as one of the encodings (ftfy/chardata.py,
+	// UTF8_CLUES): first bytes of sequences of two, three and four, bytes behind
+	// them, and those bytes less spaces and dashes that mean themselves.
+	clues = struct{ two, three, four, more, strict string }{
+		two:    `ĂÂÄĀÅÃÆĆČÇĎĐÉĚÊËĖÈĒĘÐĞĢÍÎÏİÌĪĶĹĻŁŃŇŅÑÓÔÖŐÒŌØÕŘŚŠŞŢÞÚÛÜŰÙŪŲŮÝŹŽŻß×ΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩΪΫάέήίВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ`,
+		three:  `áăâäàāąåãæćčçďéěêëėèēęģíîïìīįķĺļŕźΰαβγδεζηθικλμνξοабвгдежзийклмноп`,
+		four:   `đðğóšπσру`,
+		more:   `\x{80}-¿ ĄÆĽŁØŖŚŠŞŤŸŹŽŻŒąæƒľłøŗśšşťźžżœ\x{2c6}\x{2c7}\x{2d8}\x{2db}\x{2dc}\x{2dd}΄΅ΆΈΉΊΌΎΏЁЂЃЄЅІЇЈЉЊЋЌЎЏёђѓєѕіїјљњћќўџҐґ–—―‘’‚“”„†‡•…‰‹›€№™`,
+		strict: `\x{80}-¿ĄÆĽŁØŖŚŠŞŤŸŹŽŻŒąæƒľłøŗśšşťźžżœ\x{2c6}\x{2c7}\x{2d8}\x{2db}\x{2dc}\x{2dd}΄΅ΆΈΉΊΌΎΏЁЂЃЄЅІЇЈЉЊЋЌЎЏёђѓєѕіїјљњћќўџҐґ†‡‰‹›€№™`,
+	}
 )

@@ -98,6 +98,11 @@ func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, er
 	default:
 		p, alpha = plain(img, o.Reference && grey16(media, data, img))
 	}
+	if media == "image/tiff" && invertedFax(data) {
+		for i := range p.Pix {
+			p.Pix[i] = ^p.Pix[i]
+		}
+	}
 	if !o.Reference && alpha != nil {
 		onWhite(p, alpha)
 	}
@@ -128,6 +133,14 @@ func firstFrame(data []byte) []byte {
 		}
 	}
 	return data
+}
+
+// invertedFax says whether a TIFF is compressed as fax (groups 3 and 4) with
+// black as 0, which Go's decoder turns into its negative.
+func invertedFax(data []byte) bool {
+	const compression, photometric, blackIsZero = 259, 262, 1
+	c := tiffTag(data, compression)
+	return (c == 3 || c == 4) && tiffTag(data, photometric) == blackIsZero
 }
 
 // unsupported says what data is instead of a picture.

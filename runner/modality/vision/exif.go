@@ -79,41 +79,46 @@ func chunks(data []byte, from int, order binary.ByteOrder) iter.Seq2[string, []b
 	}
 }
 
-// tiffOrientation returns tag 274 of the first directory of a TIFF stream.
+// tiffOrientation returns the orientation in the first directory of a TIFF stream.
 func tiffOrientation(d []byte) int {
+	if v := tiffTag(d, 274); v >= 1 && v <= 8 {
+		return v
+	}
+	return 1
+}
+
+// tiffTag returns the value of a tag, a number below 2³¹, of the first directory
+// of a TIFF stream; -1 where it is not there.
+func tiffTag(d []byte, tag uint16) int {
 	var order binary.ByteOrder
 	switch {
 	case len(d) < 8:
-		return 1
+		return -1
 	case d[0] == 'I' && d[1] == 'I':
 		order = binary.LittleEndian
 	case d[0] == 'M' && d[1] == 'M':
 		order = binary.BigEndian
 	default:
-		return 1
+		return -1
 	}
 	at := uint64(order.Uint32(d[4:]))
 	if at+2 > uint64(len(d)) {
-		return 1
+		return -1
 	}
 	d = d[at:]
 	for n, e := int(order.Uint16(d)), d[2:]; n > 0 && len(e) >= 12; n, e = n-1, e[12:] {
-		if order.Uint16(e) != 274 {
+		if order.Uint16(e) != tag {
 			continue
 		}
-		v := 0
 		switch order.Uint16(e[2:]) { // the value's type
 		case 3:
-			v = int(order.Uint16(e[8:]))
+			return int(order.Uint16(e[8:]))
 		case 4:
-			v = int(order.Uint32(e[8:]))
+			return int(int32(order.Uint32(e[8:])))
 		}
-		if v >= 1 && v <= 8 {
-			return v
-		}
-		return 1
+		return -1
 	}
-	return 1
+	return -1
 }
 
 // upright returns p turned and mirrored as its orientation (EXIF tag 274) asks.

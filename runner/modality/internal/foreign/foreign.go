@@ -8,7 +8,7 @@ import (
 	imagebind "imagebind-llm"
 )
 
-// Recover, deferred, turns a panic into an Invalid error at *err. what names
+// Recover when deferred turns a panic into an Invalid error at *err. what names
 // the file's kind, as in "PNG".
 func Recover(err *error, what string) {
 	if r := recover(); r != nil {
