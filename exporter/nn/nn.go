@@ -1,0 +1,223 @@
+// Package nn is layers on exporter/graph: a struct of tensors as they lie in a
+// checkpoint, and an Apply that adds the operators and the weights, converted
+// while they are written. Names of weights are prefixed by the graph's scope.
+// It reads no values before the graph is saved.
+package nn
+
+import (
+	"fmt"
+	"io"
+	"slices"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/onnx"
+	"imagebind-llm/internal/format"
+)
+
+// A Precision says how the large weights are stored, and what a graph computes in.
+type Precision string
+
+// The precisions. int8 and int4 weights are symmetric, in blocks of 32 along
+// the input; all else is float32 then.
+const (
+	FP32 Precision = "fp32"
+	FP16 Precision = "fp16"
+	Int8 Precision = "int8"
+	Int4 Precision = "int4"
+)
+
+// ParsePrecision returns the precision of that name; "" is fp32.
+func ParsePrecision(name string) (Precision, error) {
+	switch p := Precision(name); p {
+	case "":
+		return FP32, nil
+	case FP32, FP16, Int8, Int4:
+		return p, nil
+	}
+	return "", imagebind.Errorf(imagebind.Invalid, "precision %q: it is fp32, fp16, int8 or int4", name)
+}
+
+// Activations returns the type that a graph of that precision computes in.
+func (p Precision) Activations() onnx.DType {
+	if p == FP16 {
+		return onnx.Float16
+	}
+	return onnx.Float
+}
+
+// bits of a quantised weight; 0 for the float precisions.
+func (p Precision) bits() int {
+	switch p {
+	case Int8:
+		return 8
+	case Int4:
+		return 4
+	}
+	return 0
+}
+
+// A Linear is x·Wᵀ + b, or several of them on one x whose results lie side by
+// side (queries, keys and values): one product is faster than three.
+//
+// Float weights are stored transposed, [in, out], for MatMul: onnxruntime packs
+// a constant right operand once, when the session opens, and turns MatMul and
+// Add of a bias into one Gemm. Quantised ones keep [out, in], for MatMulNBits.
+type Linear struct {
+	Name   string
+	Weight []format.Tensor // [outᵢ, in]
+	Bias   []format.Tensor // [outᵢ]: none at all, or one for each weight; a zero Tensor stands for zeros
+	// Precision of the weight. fp32 and fp16 alike mean the type of x.
+	Precision Precision
+	// Accuracy of the quantised product: 0 is exact, 4 rounds x to int8 in blocks
+	// of 32 and is 2 to 20 times faster on the CPU.
+	Accuracy int
+}
+
+// Apply returns [.., Σ outᵢ] of x [.., in].
+func (l Linear) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
+	in, out := x.Dim(-1), 0
+	for _, w := range l.Weight {
+		if len(w.Shape) != 2 || w.Shape[1] != in {
+			g.Fail(imagebind.Errorf(imagebind.Invalid, "tensor %s has shape %v, want [.. %d]", w.Name, w.Shape, in))
+		}
+		out += w.Shape[0]
+	}
+	var y *graph.Value
+	if bits := l.Precision.bits(); bits == 0 {
+		t := x.DType()
+		w := g.Weight(l.Name+".weight", t, []int{in, out}, func(dst io.Writer) error { return writeTransposed(dst, t, l.Weight) })
+		y = g.MatMul(x, w)
+	} else {
+		q, s := l.quantised(g, x.DType(), bits, in, out)
+		y = g.MatMulNBits(x, q, s, out, bits, Block, l.Accuracy)
+	}
+	if l.hasBias() {
+		y = g.Add(y, l.bias(g, x.DType(), out))
+	}
+	return y
+}
+
+func (l Linear) hasBias() bool {
+	return slices.ContainsFunc(l.Bias, func(b format.Tensor) bool { return b.Read != nil })
+}
+
+func (l Linear) bias(g *graph.Graph, t onnx.DType, out int) *graph.Value {
+	if len(l.Bias) != len(l.Weight) {
+		g.Fail(fmt.Errorf("%s: %d biases for %d weights", l.Name, len(l.Bias), len(l.Weight)))
+	}
+	for i, b := range l.Bias {
+		if n := l.Weight[i].Shape[0]; b.Read != nil && b.Len() != n {
+			g.Fail(imagebind.Errorf(imagebind.Invalid, "tensor %s has shape %v, want [%d]", b.Name, b.Shape, n))
+		}
+	}
+	return g.Weight(l.Name+".bias", t, []int{out}, func(w io.Writer) error {
+		for i, b := range l.Bias {
+			if b.Read == nil {
+				b = zeros(l.Weight[i].Shape[0])
+			}
+			if err := write(w, t, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func zeros(n int) format.Tensor {
+	return format.Tensor{Shape: []int{n}, Read: func(dst []float32, _ int) error { clear(dst); return nil }}
+}
+
+// A LayerNorm is (x - mean)/√(variance + Eps) · w + b over the last axis.
+type LayerNorm struct {
+	Name         string
+	Weight, Bias format.Tensor // [D]
+	Eps          float64
+}
+
+// Apply normalises x [.., D].
+func (l LayerNorm) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
+	w, b := l.weights(g, x)
+	return g.LayerNormalization(x, w, b, l.Eps)
+}
+
+// Skip returns the sum of x and residual, and that normalised, in one operator.
+func (l LayerNorm) Skip(g *graph.Graph, x, residual *graph.Value) (norm, sum *graph.Value) {
+	w, b := l.weights(g, x)
+	return g.SkipLayerNormalization(x, residual, w, b, l.Eps)
+}
+
+func (l LayerNorm) weights(g *graph.Graph, x *graph.Value) (w, b *graph.Value) {
+	d := x.Dim(-1)
+	return Weight(g, l.Name+".weight", x.DType(), l.Weight, d), Weight(g, l.Name+".bias", x.DType(), l.Bias, d)
+}
+
+// An RMSNorm is x/√(mean x² + Eps) · w over the last axis.
+type RMSNorm struct {
+	Name   string
+	Weight format.Tensor // [D]
+	Eps    float64
+}
+
+// Apply normalises x [.., D].
+func (l RMSNorm) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
+	return g.RMSNormalization(x, Weight(g, l.Name+".weight", x.DType(), l.Weight, x.Dim(-1)), l.Eps)
+}
+
+// Skip returns the sum of x and residual, and that normalised, in one operator.
+func (l RMSNorm) Skip(g *graph.Graph, x, residual *graph.Value) (norm, sum *graph.Value) {
+	return g.SkipRMSNormalization(x, residual, Weight(g, l.Name+".weight", x.DType(), l.Weight, x.Dim(-1)), l.Eps)
+}
+
+// An Embedding is a table of rows.
+type Embedding struct {
+	Name   string
+	Weight format.Tensor // [V, D]
+}
+
+// Apply returns the rows [.., D] that ids [..] name, in type t (Float or Float16).
+func (l Embedding) Apply(g *graph.Graph, ids *graph.Value, t onnx.DType) *graph.Value {
+	return g.Gather(Weight(g, l.Name+".weight", t, l.Weight, l.Weight.Shape...), ids, 0)
+}
+
+// SiLU returns x·sigmoid(x); onnxruntime makes one operator of it.
+func SiLU(g *graph.Graph, x *graph.Value) *graph.Value { return g.Mul(x, g.Sigmoid(x)) }
+
+// An Attention is torch's nn.MultiheadAttention on itself, batch first.
+type Attention struct {
+	QKV, Out Linear
+	Heads    int
+	Causal   bool
+	// BiasK and BiasV [1, 1, D], where set, are one more key and value, which
+	// are not projected (add_bias_kv).
+	BiasK, BiasV format.Tensor
+}
+
+// Apply returns [B, T, D] of x [B, T, D].
+func (l Attention) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
+	qkv := g.Split(l.QKV.Apply(g, x), 2, 3)
+	q, k, v := qkv[0], qkv[1], qkv[2]
+	if l.BiasK.Read != nil {
+		k = g.Concat(1, k, each(g, "bias_k", x, l.BiasK))
+		v = g.Concat(1, v, each(g, "bias_v", x, l.BiasV))
+	}
+	return l.Out.Apply(g, g.MultiHeadAttention(q, k, v, l.Heads, l.Causal))
+}
+
+// each repeats t [1, 1, D] for every item of x [B, T, D].
+func each(g *graph.Graph, name string, x *graph.Value, t format.Tensor) *graph.Value {
+	d := x.Dim(2)
+	return g.Expand(Weight(g, name, x.DType(), t, 1, 1, d), x.Shape()[0], 1, d)
+}
+
+// Weight adds t to the graph as type dt (Float or Float16), row-major as it is,
+// in a shape of as many elements.
+func Weight(g *graph.Graph, name string, dt onnx.DType, t format.Tensor, shape ...int) *graph.Value {
+	if t.Read == nil {
+		g.Fail(fmt.Errorf("weight %s has no tensor", name))
+	}
+	if t.Len() != imagebind.Size(shape) {
+		g.Fail(imagebind.Errorf(imagebind.Invalid, "tensor %s has shape %v, want %v", t.Name, t.Shape, shape))
+	}
+	return g.Weight(name, dt, shape, func(w io.Writer) error { return write(w, dt, t) })
+}
