@@ -35,7 +35,7 @@ type Graph struct {
 	inits   []*initialiser
 	names   map[string]int    // how often a name was asked for
 	sizes   map[string]*Value // of named dimensions, by name
-	ints    map[string]*Value // Ints by their content
+	consts  map[string]*Value // of Ints and Const, by their content
 	scope   string
 	at      string // the operator that is being added
 }
@@ -138,7 +138,7 @@ func Build(f func(*Graph)) (g *Graph, err error) {
 			panic(r)
 		}
 	}()
-	g = &Graph{Name: "main", names: map[string]int{}, sizes: map[string]*Value{}, ints: map[string]*Value{}}
+	g = &Graph{Name: "main", names: map[string]int{}, sizes: map[string]*Value{}, consts: map[string]*Value{}}
 	f(g)
 	if len(g.outputs) == 0 {
 		g.Fail(fmt.Errorf("the graph has no output"))
@@ -316,23 +316,23 @@ func (g *Graph) FloatsAs(name string, t onnx.DType, values []float32, shape ...i
 // Const returns a float scalar of type t. Equal ones are one.
 func (g *Graph) Const(t onnx.DType, x float32) *Value {
 	key := fmt.Sprint("const ", t, " ", x)
-	if g.ints[key] == nil {
-		g.ints[key] = g.constant(t, nil, t.AppendFloats(nil, []float32{x}))
+	if g.consts[key] == nil {
+		g.consts[key] = g.constant(t, nil, t.AppendFloats(nil, []float32{x}))
 	}
-	return g.ints[key]
+	return g.consts[key]
 }
 
 // Ints returns a list [len(x)] of int64s. Equal ones are one.
 func (g *Graph) Ints(x ...int) *Value {
 	key := fmt.Sprint("ints ", x)
-	if g.ints[key] == nil {
+	if g.consts[key] == nil {
 		var raw []byte
 		for _, n := range x {
 			raw = binary.LittleEndian.AppendUint64(raw, uint64(n))
 		}
-		g.ints[key] = g.constant(onnx.Int64, []int{len(x)}, raw)
+		g.consts[key] = g.constant(onnx.Int64, []int{len(x)}, raw)
 	}
-	return g.ints[key]
+	return g.consts[key]
 }
 
 func (g *Graph) constant(t onnx.DType, shape []int, raw []byte) *Value {

@@ -1,0 +1,56 @@
+package encoder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	imagebind "imagebind-llm"
+)
+
+// A Config holds the arguments of the reference's constructor (ImageBindModel)
+// by their names there: vision_num_heads, text_num_blocks, out_embed_dim, …
+type Config map[string]float64
+
+// ReadConfig reads the "model" object of a JSON file (--heads-config).
+func ReadConfig(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(path, raw)
+}
+
+func parseConfig(path string, raw []byte) (Config, error) {
+	var file struct{ Model Config }
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return nil, imagebind.Errorf(imagebind.Invalid, `%s: want {"model": {"vision_num_heads": 16, …}}, numbers only: %w`, path, err)
+	}
+	if len(file.Model) == 0 {
+		return nil, imagebind.Errorf(imagebind.Invalid, `%s names nothing under "model", as in {"model": {"vision_num_heads": 16}}`, path)
+	}
+	return file.Model, nil
+}
+
+// Heads returns <encoder>_num_heads, or 0.
+func (c Config) Heads(encoder string) int { return int(c[encoder+"_num_heads"]) }
+
+// Check holds what the file says of an encoder against the checkpoint's shapes.
+func (c Config) Check(encoder string, info Info) error {
+	var errs []error
+	for _, x := range []struct {
+		key string
+		got int
+	}{
+		{encoder + "_embed_dim", info.Width}, {encoder + "_num_blocks", info.Layers}, {"out_embed_dim", info.Embed},
+	} {
+		if want, ok := c[x.key]; ok && int(want) != x.got {
+			errs = append(errs, fmt.Errorf("%s is %v, the checkpoint has %d", x.key, want, x.got))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return imagebind.Errorf(imagebind.Invalid, "encoder %s: the --heads-config is of another model: %w", encoder, err)
+	}
+	return nil
+}
