@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 
 	"imagebind-llm/exporter/onnx"
@@ -47,12 +48,18 @@ func writeTransposed(w io.Writer, dt onnx.DType, tensors []format.Tensor) error 
 		}
 		at += n
 	}
+	block := make([]float32, min(tile, in)*out)
 	var raw [2][]byte // one is written while the next is made
 	done := make(chan error, 1)
 	done <- nil
 	for k, i := 0, 0; k < in; k, i = k+tile, 1-i {
 		rows := min(tile, in-k)
-		raw[i] = transpose(raw[i][:0], dt, src, in, out, k, rows)
+		transpose(block, src[k:], in, out, rows)
+		n := rows * out
+		raw[i] = slices.Grow(raw[i][:0], int(dt.Bytes(n)))[:dt.Bytes(n)]
+		parallel(rows, func(from, to int) {
+			dt.PutFloats(raw[i][dt.Bytes(from*out):], block[from*out:to*out])
+		})
 		if err := <-done; err != nil {
 			return err
 		}
@@ -64,21 +71,19 @@ func writeTransposed(w io.Writer, dt onnx.DType, tensors []format.Tensor) error 
 	return <-done
 }
 
-// transpose appends columns k to k+rows-1 of src [out, in], each as a row.
-func transpose(dst []byte, dt onnx.DType, src []float32, in, out, k, rows int) []byte {
-	block := make([]float32, rows*out)
+// transpose writes the first rows columns of src [out, in], each as a row, to dst.
+func transpose(dst, src []float32, in, out, rows int) {
 	parallel((out+tile-1)/tile, func(from, to int) {
 		for o := from * tile; o < min(to*tile, out); o += tile {
 			for j := range rows {
-				row := block[j*out+o : j*out+min(o+tile, out)]
-				s := src[o*in+k+j:]
+				row := dst[j*out+o : j*out+min(o+tile, out)]
+				s := src[o*in+j:]
 				for x := range row {
 					row[x] = s[x*in]
 				}
 			}
 		}
 	})
-	return dt.AppendFloats(dst, block)
 }
 
 // parallel runs f on parts of 0..n-1, one a processor.

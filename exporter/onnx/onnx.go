@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/x448/float16"
 )
@@ -61,19 +62,26 @@ func (t DType) Bytes(n int) int64 { return (int64(n)*int64(dtypes[t].bits) + 7) 
 
 // AppendFloats appends values as little-endian elements of type Float or Float16.
 func (t DType) AppendFloats(dst []byte, values []float32) []byte {
+	n, size := len(dst), int(t.Bytes(len(values)))
+	dst = slices.Grow(dst, size)[:n+size]
+	t.PutFloats(dst[n:], values)
+	return dst
+}
+
+// PutFloats writes values to dst as little-endian elements of type Float or Float16.
+func (t DType) PutFloats(dst []byte, values []float32) {
 	switch t {
 	case Float:
-		for _, v := range values {
-			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(v))
+		for i, v := range values {
+			binary.LittleEndian.PutUint32(dst[4*i:4*i+4], math.Float32bits(v))
 		}
 	case Float16:
-		for _, v := range values {
-			dst = binary.LittleEndian.AppendUint16(dst, float16.Fromfloat32(v).Bits())
+		for i, v := range values {
+			binary.LittleEndian.PutUint16(dst[2*i:2*i+2], float16.Fromfloat32(v).Bits())
 		}
 	default:
-		panic("onnx: AppendFloats to " + t.String())
+		panic("onnx: floats as " + t.String())
 	}
-	return dst
 }
 
 // A Model is ModelProto.

@@ -1,0 +1,453 @@
+package nn
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/x448/float16"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/onnx"
+	"imagebind-llm/internal/format"
+	"imagebind-llm/internal/golden"
+	"imagebind-llm/runner/ort"
+)
+
+// random draws a tensor of a normal distribution; the same for the same seed.
+func random(seed uint64, shape ...int) format.Tensor {
+	r := rand.New(rand.NewPCG(seed, 0))
+	values := make([]float32, imagebind.Size(shape))
+	for i := range values {
+		values[i] = float32(r.NormFloat64())
+	}
+	return tensor(values, shape...)
+}
+
+func tensor(values []float32, shape ...int) format.Tensor {
+	return format.Tensor{Name: fmt.Sprint("t", shape), Shape: shape, Read: func(dst []float32, from int) error {
+		if from+len(dst) > len(values) {
+			return errors.New("beyond the end")
+		}
+		copy(dst, values[from:])
+		return nil
+	}}
+}
+
+func floats(t testing.TB, x format.Tensor) []float32 {
+	t.Helper()
+	v, err := x.Floats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// apply runs a layer on x [.., D] as a graph.
+func apply(t testing.TB, x format.Tensor, layer func(g *graph.Graph, x *graph.Value) *graph.Value) imagebind.Tensor {
+	t.Helper()
+	if _, err := ort.Load(""); err != nil {
+		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
+	}
+	g, err := graph.Build(func(g *graph.Graph) {
+		dims := []any{"N"}
+		for _, d := range x.Shape[1:] {
+			dims = append(dims, d)
+		}
+		g.Output("y", g.Cast(layer(g, g.Input("x", onnx.Float, dims...)), onnx.Float))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "g.onnx")
+	if err := g.Save(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ort.Open(path, ort.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	out, err := s.Compute(t.Context(), map[string]imagebind.Tensor{"x": {Shape: x.Shape, Floats: floats(t, x)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out["y"]
+}
+
+// affine is x·Wᵀ + b in float64, for x [n, in].
+func affine(x, w, b []float32, in int) []float32 {
+	out := len(w) / in
+	y := make([]float32, len(x)/in*out)
+	for i := range y {
+		row, o := x[i/out*in:][:in], i%out
+		sum := float64(0)
+		if b != nil {
+			sum = float64(b[o])
+		}
+		for k, v := range row {
+			sum += float64(v) * float64(w[o*in+k])
+		}
+		y[i] = float32(sum)
+	}
+	return y
+}
+
+// dequantised is what MatMulNBits takes the weight for.
+func dequantised(w []float32, in, bits int, half bool) []float32 {
+	out := slices.Clone(w)
+	q := make([]uint8, Block)
+	for row := range slices.Chunk(out, in) {
+		for block := range slices.Chunk(row, Block) {
+			scale := Quantise(q, block, bits, half)
+			for i := range block {
+				block[i] = scale * (float32(q[i]) - float32(int(1)<<(bits-1)))
+			}
+		}
+	}
+	return out
+}
+
+// TestLinear: two weights side by side, one with a bias; inputs that are and
+// are not a multiple of a block; more rows than a tile.
+func TestLinear(t *testing.T) {
+	for _, in := range []int{96, 80} {
+		x := random(1, 3, 5, in)
+		w1, w2, b := random(2, 70, in), random(3, 40, in), random(4, 40)
+		w := slices.Concat(floats(t, w1), floats(t, w2))
+		bias := slices.Concat(make([]float32, 70), floats(t, b))
+		for _, tt := range []struct {
+			Precision
+			accuracy int
+			want     []float32 // the weight that it should act as
+			tol      float64   // results are about √in = 10 large
+		}{
+			{FP32, 0, w, 3e-5},
+			{FP16, 0, w, 5e-2},
+			{Int8, 0, dequantised(w, in, 8, false), 3e-5},
+			{Int4, 0, dequantised(w, in, 4, false), 3e-5},
+			{Int8, 4, dequantised(w, in, 8, false), 0.5}, // x is rounded to 8 bits too
+			{Int4, 4, dequantised(w, in, 4, false), 0.5},
+		} {
+			t.Run(fmt.Sprintf("%s, accuracy %d, %d wide", tt.Precision, tt.accuracy, in), func(t *testing.T) {
+				l := Linear{
+					Name: "l", Weight: []format.Tensor{w1, w2}, Bias: []format.Tensor{{}, b},
+					Precision: tt.Precision, Accuracy: tt.accuracy,
+				}
+				got := apply(t, x, func(g *graph.Graph, x *graph.Value) *graph.Value {
+					return l.Apply(g, g.Cast(x, tt.Activations()))
+				})
+				if !slices.Equal(got.Shape, []int{3, 5, 110}) {
+					t.Fatalf("shape is %v", got.Shape)
+				}
+				worst := golden.Close(t, got.Floats, affine(floats(t, x), tt.want, bias, in), tt.tol)
+				t.Logf("off by %.2g", worst)
+			})
+		}
+	}
+}
+
+// TestLinearHalfScales: quantised weights in a float16 graph have float16 scales.
+func TestLinearHalfScales(t *testing.T) {
+	x, w := random(1, 4, 64), random(2, 8, 64)
+	l := Linear{Name: "l", Weight: []format.Tensor{w}, Precision: Int4}
+	got := apply(t, x, func(g *graph.Graph, x *graph.Value) *graph.Value { return l.Apply(g, g.Cast(x, onnx.Float16)) })
+	golden.Close(t, got.Floats, affine(floats(t, x), dequantised(floats(t, w), 64, 4, true), nil, 64), 5e-2)
+}
+
+func TestLinearErrors(t *testing.T) {
+	failing := random(1, 4, 8)
+	failing.Name, failing.Read = "w.broken", func([]float32, int) error { return errors.New("disk on fire") }
+	for _, tt := range []struct {
+		name string
+		l    Linear
+		want string
+	}{
+		{"input", Linear{Name: "l", Weight: []format.Tensor{random(1, 4, 9)}}, "tensor t[4 9] has shape [4 9], want [.. 8]"},
+		{"rank", Linear{Name: "l", Weight: []format.Tensor{random(1, 8)}}, "has shape [8]"},
+		{"bias", Linear{Name: "l", Weight: []format.Tensor{random(1, 4, 8)}, Bias: []format.Tensor{random(1, 5)}}, "has shape [5], want [4]"},
+		{"biases", Linear{Name: "l", Weight: []format.Tensor{random(1, 4, 8)}, Bias: []format.Tensor{{}, random(1, 4)}}, "2 biases for 1 weights"},
+		{"broken", Linear{Name: "l", Weight: []format.Tensor{failing}}, "tensor w.broken: disk on fire"},
+		{"broken int8", Linear{Name: "l", Weight: []format.Tensor{failing}, Precision: Int8}, "tensor w.broken: disk on fire"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, err := graph.Build(func(g *graph.Graph) { g.Output("y", tt.l.Apply(g, g.Input("x", onnx.Float, "N", 8))) })
+			if err == nil {
+				err = g.Save(filepath.Join(t.TempDir(), "g.onnx"), nil)
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error is %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestQuantise: half a step at most is lost, and what ggml's Q4_0 or Q8_0
+// stored comes out as it was.
+func TestQuantise(t *testing.T) {
+	w := floats(t, random(7, 100, Block))
+	q, q2 := make([]uint8, Block), make([]uint8, Block)
+	for _, bits := range []int{4, 8} {
+		zero := float64(int(1) << (bits - 1))
+		for block := range slices.Chunk(w, Block) {
+			scale := float64(Quantise(q, block, bits, false))
+			for i, x := range block {
+				back := scale * (float64(q[i]) - zero)
+				// Four bits end at +7 steps: what is opposite to the largest may lose a whole one.
+				limit := math.Abs(scale) * 0.5001
+				if bits == 4 && q[i] == 15 {
+					limit *= 2
+				}
+				if math.Abs(back-float64(x)) > limit {
+					t.Fatalf("%d bits: %v became %v, step %v", bits, x, back, scale)
+				}
+			}
+			half := Quantise(q, block, bits, true)
+			if half != float16.Fromfloat32(half).Float32() {
+				t.Fatalf("scale %v is no float16", half)
+			}
+			stored := make([]float32, Block)
+			for i := range stored {
+				stored[i] = half * float32(float64(q[i])-zero)
+			}
+			if s := Quantise(q2, stored, bits, true); s != half || !slices.Equal(q, q2) {
+				t.Fatalf("%d bits: quantised twice it differs: %v, %v", bits, s, half)
+			}
+		}
+	}
+	if s := Quantise(q[:3], make([]float32, 3), 4, false); s != 0 || !slices.Equal(q[:3], []uint8{8, 8, 8}) {
+		t.Errorf("zeros: %v, %v", s, q[:3])
+	}
+}
+
+// TestPacking: the first weight of a row is the low nibble of its first byte.
+func TestPacking(t *testing.T) {
+	var b bytes.Buffer
+	values := make([]float32, 2*40)
+	values[0], values[1], values[39], values[40] = -8, 7, 4, -8
+	scales, err := writeQuantised(&b, tensor(values, 2, 40), 4, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := b.Bytes()
+	// 4 alone in the second block is the extreme, -8·(-0.5), and the block is filled with zeros (8).
+	if len(row) != 2*2*16 || row[0] != 0xf0 || row[1] != 0x88 || row[16+3] != 0x08 || row[16+15] != 0x88 || row[32] != 0x80 {
+		t.Errorf("packed as % x", row)
+	}
+	if !slices.Equal(scales, []float32{1, -0.5, 1, 0}) {
+		t.Errorf("scales are %v", scales)
+	}
+}
+
+func TestTransposed(t *testing.T) {
+	a, b := random(1, 130, 201), random(2, 67, 201)
+	var out bytes.Buffer
+	if err := writeTransposed(&out, onnx.Float, []format.Tensor{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	src := slices.Concat(floats(t, a), floats(t, b))
+	for k := range 201 {
+		for o := range 197 {
+			got := math.Float32frombits(binary.LittleEndian.Uint32(out.Bytes()[4*(k*197+o):]))
+			if got != src[o*201+k] {
+				t.Fatalf("at %d, %d: %v, want %v", k, o, got, src[o*201+k])
+			}
+		}
+	}
+	if err := writeTransposed(failWriter{}, onnx.Float, []format.Tensor{a}); err == nil {
+		t.Error("a write that failed is not reported")
+	}
+}
+
+type failWriter struct{}
+
+func (failWriter) Write([]byte) (int, error) { return 0, errors.New("full") }
+
+// TestWeight: tensors longer than a chunk, as float16.
+func TestWeight(t *testing.T) {
+	x := random(1, chunk+17)
+	var out bytes.Buffer
+	if err := write(&out, onnx.Float16, x); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range floats(t, x) {
+		if got := binary.LittleEndian.Uint16(out.Bytes()[2*i:]); got != float16.Fromfloat32(v).Bits() {
+			t.Fatalf("at %d: %v", i, got)
+		}
+	}
+}
+
+func TestNorms(t *testing.T) {
+	const d = 24
+	x, w, b := random(1, 5, d), random(2, d), random(3, d)
+	xs, ws, bs := floats(t, x), floats(t, w), floats(t, b)
+	want := func(eps float64, center bool, times float64) []float32 {
+		var out []float32
+		for row := range slices.Chunk(xs, d) {
+			var mean, square float64
+			for _, v := range row {
+				mean += times * float64(v) / d
+			}
+			if !center {
+				mean = 0
+			}
+			for _, v := range row {
+				square += (times*float64(v) - mean) * (times*float64(v) - mean) / d
+			}
+			for i, v := range row {
+				y := (times*float64(v) - mean) / math.Sqrt(square+eps) * float64(ws[i])
+				if center {
+					y += float64(bs[i])
+				}
+				out = append(out, float32(y))
+			}
+		}
+		return out
+	}
+	layer, rms := LayerNorm{Name: "n", Weight: w, Bias: b, Eps: 1e-2}, RMSNorm{Name: "n", Weight: w, Eps: 1e-2}
+	for name, tt := range map[string]struct {
+		f    func(*graph.Graph, *graph.Value) *graph.Value
+		want []float32
+	}{
+		"layer": {layer.Apply, want(1e-2, true, 1)},
+		"rms":   {rms.Apply, want(1e-2, false, 1)},
+		"layer, of a sum": {func(g *graph.Graph, x *graph.Value) *graph.Value {
+			n, _ := layer.Skip(g, x, x)
+			return n
+		}, want(1e-2, true, 2)},
+		"rms, of a sum": {func(g *graph.Graph, x *graph.Value) *graph.Value {
+			n, _ := rms.Skip(g, x, x)
+			return n
+		}, want(1e-2, false, 2)},
+	} {
+		t.Run(name, func(t *testing.T) { golden.Close(t, apply(t, x, tt.f).Floats, tt.want, 1e-5) })
+	}
+}
+
+func TestEmbeddingAndSiLU(t *testing.T) {
+	table := random(1, 9, 4)
+	ids := tensor([]float32{8, 0, 3}, 3)
+	got := apply(t, ids, func(g *graph.Graph, x *graph.Value) *graph.Value {
+		return SiLU(g, Embedding{Name: "e", Weight: table}.Apply(g, g.Cast(x, onnx.Int64), onnx.Float))
+	})
+	v := floats(t, table)
+	want := slices.Concat(v[32:], v[:4], v[12:16])
+	for i, x := range want {
+		want[i] = float32(float64(x) / (1 + math.Exp(-float64(x))))
+	}
+	golden.Close(t, got.Floats, want, 1e-6)
+}
+
+// TestAttention against the formula, with and without the extra key and value
+// and the mask.
+func TestAttention(t *testing.T) {
+	const batch, tokens, d, heads = 2, 5, 12, 3
+	x, w, b := random(1, batch, tokens, d), random(2, 3*d, d), random(3, 3*d)
+	ow, ob := random(4, d, d), random(5, d)
+	bk, bv := random(6, 1, 1, d), random(7, 1, 1, d)
+	for _, tt := range []struct{ causal, extra bool }{{false, false}, {true, false}, {false, true}} {
+		t.Run(fmt.Sprintf("causal %v, extra %v", tt.causal, tt.extra), func(t *testing.T) {
+			l := Attention{
+				QKV:   Linear{Name: "qkv", Weight: []format.Tensor{w}, Bias: []format.Tensor{b}},
+				Out:   Linear{Name: "out", Weight: []format.Tensor{ow}, Bias: []format.Tensor{ob}},
+				Heads: heads, Causal: tt.causal,
+			}
+			if tt.extra {
+				l.BiasK, l.BiasV = bk, bv
+			}
+			qkv := affine(floats(t, x), floats(t, w), floats(t, b), d)
+			mixed := make([]float32, batch*tokens*d)
+			for i := range batch {
+				for h := range heads {
+					for q := range tokens {
+						attend(t, mixed, qkv, tt.causal, tt.extra, bk, bv, i, h, q)
+					}
+				}
+			}
+			got := apply(t, x, l.Apply)
+			golden.Close(t, got.Floats, affine(mixed, floats(t, ow), floats(t, ob), d), 3e-5)
+		})
+	}
+}
+
+// attend writes one query's result of one head; sizes as in TestAttention.
+func attend(t *testing.T, dst, qkv []float32, causal, extra bool, bk, bv format.Tensor, i, h, q int) {
+	t.Helper()
+	const tokens, d, heads, dh = 5, 12, 3, 4
+	at := func(part, token int) []float32 { return qkv[((i*tokens+token)*3+part)*d+h*dh:][:dh] }
+	var keys, values [][]float32
+	for k := range tokens {
+		if !causal || k <= q {
+			keys, values = append(keys, at(1, k)), append(values, at(2, k))
+		}
+	}
+	if extra {
+		keys, values = append(keys, floats(t, bk)[h*dh:][:dh]), append(values, floats(t, bv)[h*dh:][:dh])
+	}
+	weights, sum := make([]float64, len(keys)), 0.0
+	for k := range keys {
+		var dot float64
+		for c := range dh {
+			dot += float64(at(0, q)[c]) * float64(keys[k][c])
+		}
+		weights[k] = math.Exp(dot / math.Sqrt(dh))
+		sum += weights[k]
+	}
+	for c := range dh {
+		var y float64
+		for k := range keys {
+			y += weights[k] / sum * float64(values[k][c])
+		}
+		dst[(i*tokens+q)*d+h*dh+c] = float32(y)
+	}
+}
+
+func TestParsePrecision(t *testing.T) {
+	for name, want := range map[string]Precision{"": FP32, "fp32": FP32, "fp16": FP16, "int8": Int8, "int4": Int4} {
+		if p, err := ParsePrecision(name); p != want || err != nil {
+			t.Errorf("%q: %v, %v", name, p, err)
+		}
+	}
+	if _, err := ParsePrecision("bf16"); imagebind.KindOf(err) != imagebind.Invalid {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// The widest product of LLaMA-7B: 180 MB.
+func benchmarkWrite(b *testing.B, f func(io.Writer, format.Tensor) error) {
+	w := random(1, 11008, 4096)
+	b.SetBytes(int64(4 * w.Len()))
+	for b.Loop() {
+		if err := f(io.Discard, w); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTransposed(b *testing.B) {
+	benchmarkWrite(b, func(w io.Writer, t format.Tensor) error {
+		return writeTransposed(w, onnx.Float, []format.Tensor{t})
+	})
+}
+
+func BenchmarkTransposedHalf(b *testing.B) {
+	benchmarkWrite(b, func(w io.Writer, t format.Tensor) error {
+		return writeTransposed(w, onnx.Float16, []format.Tensor{t})
+	})
+}
+
+func BenchmarkInt4(b *testing.B) {
+	benchmarkWrite(b, func(w io.Writer, t format.Tensor) error {
+		_, err := writeQuantised(w, t, 4, false)
+		return err
+	})
+}
