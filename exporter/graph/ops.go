@@ -546,6 +546,9 @@ func (g *Graph) GroupQueryAttention(a GQA) (out, key, value *Value) {
 	if a.KVHeads < 1 || a.Heads%a.KVHeads != 0 || a.PastKey.Dim(1) != a.KVHeads || a.QKV.Dim(2) != (a.Heads+2*a.KVHeads)*dh {
 		g.failf("%s and %s with %d heads and %d of keys", a.QKV, a.PastKey, a.Heads, a.KVHeads)
 	}
+	if dh%16 != 0 {
+		g.failf("heads of %d: onnxruntime rotates multiples of 16 only", dh)
+	}
 	g.rank(a.Cos, 2)
 	g.shape(a.Sin, a.Cos.shape...)
 	if a.Cos.Dim(1) != dh/2 {
