@@ -157,8 +157,8 @@ func read(src Source, enc modality.Encoder, o Options) (*model, Info, error) {
 	}
 	t := newTensors(src, enc.Name)
 	trunk := "modality_trunks." + enc.Name + "."
-	width := t.size(trunk+"blocks.0.norm_1.weight", 0)
-	hidden := t.size(trunk+"blocks.0.mlp.fc1.weight", 0)
+	width := t.size(trunk+"blocks.0.norm_1.weight", trunk+"blocks.0.norm_2.weight")
+	hidden := t.size(trunk+"blocks.0.mlp.fc1.weight", trunk+"blocks.0.mlp.fc1.bias")
 	info := Info{Width: width, Layers: t.count(trunk + "blocks."), Heads: o.Heads, Hidden: hidden, Scale: 1}
 	if err := t.err(false); err != nil {
 		return nil, Info{}, err

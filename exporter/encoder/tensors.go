@@ -78,17 +78,16 @@ func (t *tensors) lookup(name string) (format.Tensor, bool) {
 	return x, true
 }
 
-// size returns one dimension of a tensor, which is read for good later.
-func (t *tensors) size(name string, axis int) int {
-	x, ok := t.lookup(name)
-	if !ok {
-		return 0
+// size returns the first dimension of the first of these tensors that is there;
+// all are read for good later.
+func (t *tensors) size(names ...string) int {
+	for _, n := range names {
+		if x, err := t.src.Tensor(n); err == nil && len(x.Shape) > 0 && x.Shape[0] > 0 {
+			return x.Shape[0]
+		}
 	}
-	if len(x.Shape) <= axis || x.Shape[axis] < 1 {
-		t.faultf("tensor %s has shape %v", name, x.Shape)
-		return 0
-	}
-	return x.Shape[axis]
+	t.faultf("tensor %s is missing", names[0])
+	return 0
 }
 
 // count returns how many numbered branches there are below prefix: one more

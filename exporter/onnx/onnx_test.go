@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"bytes"
 	"math"
 	"reflect"
 	"testing"
@@ -47,6 +48,7 @@ func TestUnmarshalErrors(t *testing.T) {
 		"empty":     {},
 		"text":      []byte("GGUF and more"),
 		"cut":       whole[:len(whole)/2],
+		"huge":      message(nil, 7, bytes.Repeat([]byte{0x0a, 0}, maxParts)),
 		"no graph":  number(nil, 1, 10),
 		"bad entry": message(nil, 7, message(nil, 5, message(nil, 13, text(text(nil, 1, "offset"), 2, "x")))),
 	} {

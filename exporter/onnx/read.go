@@ -11,9 +11,9 @@ import (
 // Unmarshal reads an .onnx file's content. Raw data alias b. Parts that
 // Model does not have are passed over.
 func Unmarshal(b []byte) (*Model, error) {
-	m := &Model{}
+	m, r := &Model{}, &reader{}
 	seen := false
-	err := each(b, func(f field) (err error) {
+	err := r.each(b, func(f field) (err error) {
 		switch f.num {
 		case 1:
 			m.IRVersion = int64(f.n)
@@ -23,10 +23,10 @@ func Unmarshal(b []byte) (*Model, error) {
 			m.ProducerVersion = string(f.b)
 		case 7:
 			seen = true
-			m.Graph, err = readGraph(f.b)
+			m.Graph, err = r.graph(f.b)
 		case 8:
 			var o OpsetID
-			err = each(f.b, func(f field) error {
+			err = r.each(f.b, func(f field) error {
 				switch f.num {
 				case 1:
 					o.Domain = string(f.b)
@@ -38,7 +38,7 @@ func Unmarshal(b []byte) (*Model, error) {
 			m.Opsets = append(m.Opsets, o)
 		case 14:
 			var kv KeyValue
-			kv, err = readKeyValue(f.b)
+			kv, err = r.keyValue(f.b)
 			m.Metadata = append(m.Metadata, kv)
 		}
 		return err
@@ -52,25 +52,25 @@ func Unmarshal(b []byte) (*Model, error) {
 	return m, nil
 }
 
-func readGraph(b []byte) (g Graph, err error) {
-	err = each(b, func(f field) error {
+func (r *reader) graph(b []byte) (g Graph, err error) {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
-			n, err := readNode(f.b)
+			n, err := r.node(f.b)
 			g.Nodes = append(g.Nodes, n)
 			return err
 		case 2:
 			g.Name = string(f.b)
 		case 5:
-			t, err := readTensor(f.b)
+			t, err := r.tensor(f.b)
 			g.Initialisers = append(g.Initialisers, t)
 			return err
 		case 11:
-			v, err := readValueInfo(f.b)
+			v, err := r.valueInfo(f.b)
 			g.Inputs = append(g.Inputs, v)
 			return err
 		case 12:
-			v, err := readValueInfo(f.b)
+			v, err := r.valueInfo(f.b)
 			g.Outputs = append(g.Outputs, v)
 			return err
 		}
@@ -79,8 +79,8 @@ func readGraph(b []byte) (g Graph, err error) {
 	return g, err
 }
 
-func readNode(b []byte) (n Node, err error) {
-	err = each(b, func(f field) error {
+func (r *reader) node(b []byte) (n Node, err error) {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
 			n.Inputs = append(n.Inputs, string(f.b))
@@ -91,7 +91,7 @@ func readNode(b []byte) (n Node, err error) {
 		case 4:
 			n.Op = string(f.b)
 		case 5:
-			a, err := readAttr(f.b)
+			a, err := r.attr(f.b)
 			n.Attrs = append(n.Attrs, a)
 			return err
 		case 7:
@@ -102,7 +102,7 @@ func readNode(b []byte) (n Node, err error) {
 	return n, err
 }
 
-func readAttr(b []byte) (a Attr, err error) {
+func (r *reader) attr(b []byte) (a Attr, err error) {
 	var kind uint64
 	var scalar struct {
 		f float32
@@ -112,7 +112,7 @@ func readAttr(b []byte) (a Attr, err error) {
 	}
 	var floats []float32
 	var ints []int64
-	err = each(b, func(f field) (err error) {
+	err = r.each(b, func(f field) (err error) {
 		switch f.num {
 		case 1:
 			a.Name = string(f.b)
@@ -123,7 +123,7 @@ func readAttr(b []byte) (a Attr, err error) {
 		case 4:
 			scalar.s = string(f.b)
 		case 5:
-			scalar.t, err = readTensor(f.b)
+			scalar.t, err = r.tensor(f.b)
 		case 7:
 			err = list(f, pw.Fixed32Type, func(n uint64) { floats = append(floats, math.Float32frombits(uint32(n))) })
 		case 8:
@@ -150,26 +150,26 @@ func readAttr(b []byte) (a Attr, err error) {
 	return a, err
 }
 
-func readValueInfo(b []byte) (v ValueInfo, err error) {
-	err = each(b, func(f field) error {
+func (r *reader) valueInfo(b []byte) (v ValueInfo, err error) {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
 			v.Name = string(f.b)
 		case 2: // TypeProto
-			return each(f.b, func(f field) error {
+			return r.each(f.b, func(f field) error {
 				if f.num != 1 { // not a tensor
 					return nil
 				}
-				return each(f.b, func(f field) error {
+				return r.each(f.b, func(f field) error {
 					switch f.num {
 					case 1:
 						v.DType = DType(f.n)
 					case 2:
-						return each(f.b, func(f field) error {
+						return r.each(f.b, func(f field) error {
 							if f.num != 1 {
 								return nil
 							}
-							d, err := readDim(f.b)
+							d, err := r.dim(f.b)
 							v.Shape = append(v.Shape, d)
 							return err
 						})
@@ -183,8 +183,8 @@ func readValueInfo(b []byte) (v ValueInfo, err error) {
 	return v, err
 }
 
-func readDim(b []byte) (d Dim, err error) {
-	err = each(b, func(f field) error {
+func (r *reader) dim(b []byte) (d Dim, err error) {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
 			d = Dim{Size: int64(f.n)}
@@ -196,10 +196,10 @@ func readDim(b []byte) (d Dim, err error) {
 	return d, err
 }
 
-func readTensor(b []byte) (t Tensor, err error) {
+func (r *reader) tensor(b []byte) (t Tensor, err error) {
 	var x External
 	external := false
-	err = each(b, func(f field) error {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
 			return list(f, pw.VarintType, func(n uint64) { t.Shape = append(t.Shape, int64(n)) })
@@ -210,7 +210,7 @@ func readTensor(b []byte) (t Tensor, err error) {
 		case 9:
 			t.Raw = f.b
 		case 13:
-			kv, err := readKeyValue(f.b)
+			kv, err := r.keyValue(f.b)
 			if err != nil {
 				return err
 			}
@@ -234,8 +234,8 @@ func readTensor(b []byte) (t Tensor, err error) {
 	return t, err
 }
 
-func readKeyValue(b []byte) (kv KeyValue, err error) {
-	err = each(b, func(f field) error {
+func (r *reader) keyValue(b []byte) (kv KeyValue, err error) {
+	err = r.each(b, func(f field) error {
 		switch f.num {
 		case 1:
 			kv.Key = string(f.b)
@@ -255,8 +255,19 @@ type field struct {
 	b   []byte
 }
 
-func each(b []byte, f func(field) error) error {
+// maxParts bounds the fields of a model, and so the memory that a foreign one
+// takes. A graph of 7B parameters has some 20,000.
+const maxParts = 1 << 21
+
+// A reader counts the fields that it met.
+type reader struct{ parts int }
+
+// each hands the fields of a message to f.
+func (r *reader) each(b []byte, f func(field) error) error {
 	for len(b) > 0 {
+		if r.parts++; r.parts > maxParts {
+			return fmt.Errorf("more than %d fields", maxParts)
+		}
 		num, typ, n := pw.ConsumeTag(b)
 		if n < 0 {
 			return pw.ParseError(n)
