@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -324,5 +325,30 @@ func TestSaveFails(t *testing.T) {
 				t.Errorf("%s, %d: error is %v", name, n, err)
 			}
 		}
+	}
+}
+
+// TestSaveCanceled: a canceled save ends in the middle of a weight.
+func TestSaveCanceled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	written := 0
+	g, err := Build(func(g *Graph) {
+		g.Output("y", g.Tanh(g.Weight("w", onnx.Float, []int{1000}, func(w io.Writer) error {
+			for range 1000 {
+				if _, err := w.Write(make([]byte, 4)); err != nil {
+					return err
+				}
+				if written++; written == 10 {
+					cancel()
+				}
+			}
+			return nil
+		})))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.SaveContext(ctx, filepath.Join(t.TempDir(), "g.onnx"), nil); !errors.Is(err, context.Canceled) || written != 10 {
+		t.Errorf("error is %v after %d values", err, written)
 	}
 }

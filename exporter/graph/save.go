@@ -3,6 +3,7 @@ package graph
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -50,7 +51,13 @@ func (w *initialiser) bytes() int64 { return w.v.dtype.Bytes(product(w.v.shape).
 // Save writes the graph to path and its larger weights to path + ".data", one
 // after the other: memory holds one tensor at most. progress, which may be nil,
 // hears of the bytes written. What is there already is overwritten.
-func (g *Graph) Save(path string, progress func(done, total int64)) (err error) {
+func (g *Graph) Save(path string, progress func(done, total int64)) error {
+	return g.SaveContext(context.Background(), path, progress)
+}
+
+// SaveContext is Save that ends with ctx's error, within a part of a weight,
+// when ctx does.
+func (g *Graph) SaveContext(ctx context.Context, path string, progress func(done, total int64)) (err error) {
 	m := onnx.Model{
 		IRVersion: onnx.IRVersion, Producer: "imagebind-llm", ProducerVersion: version.Version,
 		Opsets: []onnx.OpsetID{{Version: onnx.Opset}, {Domain: onnx.Microsoft, Version: onnx.MicrosoftOpset}},
@@ -65,7 +72,7 @@ func (g *Graph) Save(path string, progress func(done, total int64)) (err error) 
 	for _, w := range g.inits {
 		total += w.bytes()
 	}
-	d := data{path: path + ".data", progress: func(done int64) {
+	d := data{ctx: ctx, path: path + ".data", progress: func(done int64) {
 		if progress != nil {
 			progress(done, total)
 		}
@@ -105,6 +112,7 @@ func names(values []*Value) []string {
 // data is the file of weights under way. It is made at the first weight that
 // goes there.
 type data struct {
+	ctx      context.Context // of the one Save
 	path     string
 	f        *os.File
 	w        *bufio.Writer
@@ -181,6 +189,9 @@ type meter struct {
 }
 
 func (m *meter) Write(b []byte) (int, error) {
+	if err := m.data.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := m.to.Write(b)
 	m.hash.Write(b[:n])
 	m.n += int64(n)
