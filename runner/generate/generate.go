@@ -75,9 +75,12 @@ type Result struct {
 // Result then holds what there was.
 func Generate(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, req Request, emit func(Event) error) (Result, error) {
 	res := Result{PromptTokens: len(req.PromptIDs)}
-	limit, err := check(req, dec.Capacity())
-	if err != nil {
+	if err := req.Check(dec.Capacity()); err != nil {
 		return res, err
+	}
+	limit := dec.Capacity() - len(req.PromptIDs)
+	if req.MaxTokens > 0 {
+		limit = min(limit, req.MaxTokens)
 	}
 	if limit == 0 { // the reference answers a prompt that fills its context with nothing
 		res.FinishReason = FinishLength
@@ -97,26 +100,22 @@ func Generate(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, req Re
 	return res, err
 }
 
-// check returns how many tokens the answer may have.
-func check(req Request, capacity int) (int, error) {
-	n := len(req.PromptIDs)
+// Check returns why a decoder of capacity tokens cannot answer r, or nil.
+func (r Request) Check(capacity int) error {
+	n := len(r.PromptIDs)
 	switch {
 	case n == 0:
-		return 0, imagebind.Errorf(imagebind.Invalid, "the prompt is empty")
+		return imagebind.Errorf(imagebind.Invalid, "the prompt is empty")
 	case n > capacity:
-		return 0, imagebind.Errorf(imagebind.Invalid, "the prompt has %d tokens; the model reads %d, prompt and answer together: shorten it", n, capacity)
-	case req.MaxTokens < 0:
-		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "max_tokens is %d; it is at least 1", req.MaxTokens), "max_tokens")
-	case slices.Contains(req.Stop, ""):
-		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "a stop string is empty"), "stop")
-	case req.TopLogprobs < 0:
-		return 0, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "top_logprobs is %d; it is at least 0", req.TopLogprobs), "top_logprobs")
+		return imagebind.Errorf(imagebind.Invalid, "the prompt has %d tokens; the model reads %d, prompt and answer together: shorten it", n, capacity)
+	case r.MaxTokens < 0:
+		return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "max_tokens is %d; it is at least 1", r.MaxTokens), "max_tokens")
+	case slices.Contains(r.Stop, ""):
+		return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "a stop string is empty"), "stop")
+	case r.TopLogprobs < 0:
+		return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "top_logprobs is %d; it is at least 0", r.TopLogprobs), "top_logprobs")
 	}
-	limit := capacity - n
-	if req.MaxTokens > 0 {
-		limit = min(limit, req.MaxTokens)
-	}
-	return limit, req.Sample.Check()
+	return r.Sample.Check()
 }
 
 // An answer is one under way.
