@@ -1,0 +1,318 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/internal/format/safetensors"
+	"imagebind-llm/runner/ort"
+)
+
+// A Case is one prompt of the llama-adapter-tiny goldens.
+type Case struct {
+	Name    string // image/short
+	Variant string // finetune, legacy or pretrain; "" is the base model without an adapter
+	Weights map[string]float32
+	Cached  bool // the embedding was moved by the feature cache
+
+	Prompt    []int
+	Greedy    []int
+	Prefill   []float32   // [V]
+	Steps     [][]float32 // [len(Greedy)][V]: the logits that chose each id
+	Injection []float32   // [La, D] after wo; nil without visual input
+}
+
+// Cases reads the cases of the folder dir.
+func Cases(dir string) ([]Case, error) {
+	var list struct {
+		Cases map[string]struct {
+			Variant string
+			Weights map[string]float32
+			Cache   json.RawMessage
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "goldens.json"))
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "goldens.json"), err)
+	}
+	f, err := safetensors.Open(filepath.Join(dir, "goldens.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var cases []Case
+	for _, t := range f.Tensors() {
+		name, ok := strings.CutSuffix(t.Name, "/prompt_ids")
+		if !ok {
+			continue
+		}
+		info := list.Cases[name]
+		c := Case{Name: name, Variant: info.Variant, Weights: info.Weights, Cached: len(info.Cache) > 0 && string(info.Cache) != "null"}
+		var errs []error
+		c.Prompt, err = ids(f, t.Name)
+		errs = append(errs, err)
+		c.Prefill, err = floats(f, name+"/prefill_logits")
+		errs = append(errs, err)
+		if _, ok := f.Tensor(name + "/greedy_ids"); ok {
+			c.Greedy, err = ids(f, name+"/greedy_ids")
+			errs = append(errs, err)
+			steps, err := floats(f, name+"/step_logits")
+			errs = append(errs, err)
+			for vocab := len(c.Prefill); len(steps) >= vocab && vocab > 0; steps = steps[vocab:] {
+				c.Steps = append(c.Steps, steps[:vocab])
+			}
+		}
+		if mix, _, _ := strings.Cut(name, "/"); len(c.Weights) > 0 {
+			c.Injection, err = floats(f, mix+"/injection_after_wo")
+			errs = append(errs, err)
+		}
+		if err := errors.Join(errs...); err != nil {
+			return nil, err
+		}
+		cases = append(cases, c)
+	}
+	slices.SortFunc(cases, func(a, b Case) int { return strings.Compare(a.Name, b.Name) })
+	return cases, nil
+}
+
+// Argmax returns the index of the first largest value.
+func Argmax(x []float32) int {
+	at := 0
+	for i, v := range x {
+		if v > x[at] {
+			at = i
+		}
+	}
+	return at
+}
+
+// llama checks bridge and decoder against the cases of the adapter that the
+// bundle was made from: the one whose bind network comes nearest.
+func (v *verifier) llama(ctx context.Context, dir, tiny string) error {
+	if v.b.Decoder == nil {
+		return nil
+	}
+	cases, err := Cases(dir)
+	if err != nil {
+		return err
+	}
+	if err := v.tokenizer(dir); err != nil {
+		return fmt.Errorf("tokenizer: %w", err)
+	}
+	variant := ""
+	if v.b.Bridge != nil {
+		if variant, err = v.bridge(ctx, dir, tiny, cases); err != nil {
+			return fmt.Errorf("bridge: %w", err)
+		}
+		if variant == "" {
+			return nil
+		}
+	}
+	return v.decoder(ctx, cases, variant)
+}
+
+// bridge returns the variant, or "" where the goldens are of other dims.
+func (v *verifier) bridge(ctx context.Context, dir, tiny string, cases []Case) (variant string, err error) {
+	f, err := safetensors.Open(filepath.Join(dir, "bind_network.safetensors"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	g, err := safetensors.Open(filepath.Join(dir, "goldens.safetensors"))
+	if err != nil {
+		return "", err
+	}
+	defer g.Close()
+	br := v.b.Bridge
+	in, ok := f.Tensor("input")
+	if !ok || len(in.Shape) != 2 || in.Shape[1] != br.Embed {
+		v.skip("bridge and decoder: the goldens' embeddings are %v, the bundle's %d wide", in.Shape, br.Embed)
+		return "", nil
+	}
+	s, err := ort.Open(v.b.Path(br.Graph), v.o)
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	units, err := in.Floats()
+	if err != nil {
+		return "", err
+	}
+	query, err := v.compute(ctx, s, scaled(units), in.Shape[0])
+	if err != nil {
+		return "", err
+	}
+	best := math.Inf(1)
+	for _, t := range f.Tensors() {
+		if name, ok := strings.CutSuffix(t.Name, "/output"); ok {
+			want, err := t.Floats()
+			if err != nil {
+				return "", err
+			}
+			if d := diff(query["visual_query"].Floats, want); d < best {
+				variant, best = name, d
+			}
+		}
+	}
+	if variant == "" {
+		v.skip("bridge and decoder: no bind network of the goldens is %d wide", br.Width)
+		return "", nil
+	}
+	v.add("bridge "+br.Variant, "bind_network/"+variant, best, bridgeTolerance, "")
+
+	if tiny == "" {
+		v.skip("injections: they want the embeddings of imagebind-tiny/from_files.safetensors")
+		return variant, nil
+	}
+	emb, err := safetensors.Open(filepath.Join(tiny, "from_files.safetensors"))
+	if err != nil {
+		return "", err
+	}
+	defer emb.Close()
+	done := map[string]bool{}
+	for _, c := range cases {
+		mix, _, _ := strings.Cut(c.Name, "/")
+		if c.Variant != variant || c.Injection == nil || c.Cached || done[mix] {
+			continue
+		}
+		done[mix] = true
+		e, err := caseEmbedding(emb, c.Weights)
+		if err != nil {
+			v.skip("injection of %s: %v", mix, err)
+			continue
+		}
+		got, err := v.compute(ctx, s, e, 1)
+		if err != nil {
+			return "", err
+		}
+		want, err := floats(g, mix+"/visual_query")
+		if err != nil {
+			return "", err
+		}
+		v.add("bridge "+br.Variant, mix+"/visual_query", diff(got["visual_query"].Floats, want), bridgeTolerance, "")
+		v.add("bridge "+br.Variant, mix+"/injection_after_wo", diff(got["injection"].Floats, c.Injection), bridgeTolerance, "")
+	}
+	return variant, nil
+}
+
+func (v *verifier) compute(ctx context.Context, s *ort.Session, embedding []float32, rows int) (map[string]imagebind.Tensor, error) {
+	return s.Compute(ctx, map[string]imagebind.Tensor{"embedding": {Shape: []int{rows, v.b.Bridge.Embed}, Floats: embedding}})
+}
+
+// scaled is what imagebind.Mix makes of one unit vector of weight 1.
+func scaled(units []float32) []float32 {
+	out := slices.Clone(units)
+	w := float32(1 / (1 + 1e-6))
+	for i := range out {
+		out[i] *= w
+	}
+	return out
+}
+
+// sources are the files whose embeddings the cases mix (goldens.json).
+var sources = map[string]string{
+	"Image": "image/landscape_401x300_q92_444.jpg",
+	"Audio": "audio/speech_16k_mono.wav",
+	"Video": "video/portrait_90x160_30fps_3s.mp4",
+	"Text":  "text_llm",
+}
+
+const textRow = 8 // of text_llm
+
+func caseEmbedding(f *safetensors.File, weights map[string]float32) ([]float32, error) {
+	var parts []imagebind.Weighted
+	for _, name := range []string{"Image", "Text", "Video", "Audio", "Point"} {
+		w, ok := weights[name]
+		if !ok {
+			continue
+		}
+		t, ok := f.Tensor(sources[name])
+		if !ok {
+			return nil, fmt.Errorf("no embedding of %s is stored", name)
+		}
+		x, err := t.Floats()
+		if err != nil {
+			return nil, err
+		}
+		width := t.Shape[len(t.Shape)-1]
+		if name == "Text" {
+			x = x[textRow*width:]
+		}
+		e := imagebind.Embedding(slices.Clone(x[:width]))
+		e.Normalize()
+		parts = append(parts, imagebind.Weighted{Embedding: e, Weight: w})
+	}
+	return imagebind.Mix(parts)
+}
+
+// decoder teacher-forces each case: logits after the prompt and after every
+// greedy id, under the reference's own injection.
+func (v *verifier) decoder(ctx context.Context, cases []Case, variant string) error {
+	c := v.b.Decoder
+	tol, ok := decoderTolerance[c.Precision]
+	if !ok {
+		return fmt.Errorf("decoder: no tolerance is known for precision %q", c.Precision)
+	}
+	if len(cases) == 0 || len(cases[0].Prefill) != c.Vocab {
+		v.skip("decoder: the goldens are of a vocabulary of another size than %d", c.Vocab)
+		return nil
+	}
+	longest := 0
+	for _, x := range cases {
+		longest = max(longest, len(x.Prompt)+len(x.Greedy))
+	}
+	d, err := OpenDecoder(v.b.Path(c.Graph), *c, 1, min(longest, c.Context), v.o)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, x := range cases {
+		if x.Variant != variant {
+			continue
+		}
+		worst, agree, total, err := d.Force(ctx, x)
+		if err != nil {
+			return fmt.Errorf("decoder: %s: %w", x.Name, err)
+		}
+		v.add("decoder "+c.Precision, x.Name, worst, tol, fmt.Sprintf("argmax %d/%d", agree, total))
+		if last := &v.rows[len(v.rows)-1]; c.Precision == "fp32" && agree < total {
+			last.ok = false
+		}
+	}
+	return nil
+}
+
+// Force runs a case with the reference's ids and returns the largest difference
+// of a logit, and at how many of the positions the largest logit is the same.
+func (d *Decoder) Force(ctx context.Context, c Case) (worst float64, agree, total int, err error) {
+	d.Reset()
+	compare := func(got, want []float32) {
+		worst = max(worst, diff(got, want))
+		if total++; Argmax(got) == Argmax(want) {
+			agree++
+		}
+	}
+	logits, err := d.Run(ctx, [][]int{c.Prompt}, c.Injection)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	compare(logits[0], c.Prefill)
+	for i := 1; i < min(len(c.Steps), len(c.Greedy)+1); i++ { // Steps[0] is Prefill
+		if logits, err = d.Run(ctx, [][]int{{c.Greedy[i-1]}}, c.Injection); err != nil {
+			return 0, 0, 0, err
+		}
+		compare(logits[0], c.Steps[i])
+	}
+	return worst, agree, total, nil
+}
