@@ -31,6 +31,9 @@ type Encoder struct {
 	Input []int  // the shape of one clip, without the batch
 	Ints  bool   // the input is token ids (int64)
 	Stem  Stem
+	// Preprocessing names the constants that make the input, for a bundle's
+	// manifest: other programs that run its graphs want them. Read has its own.
+	Preprocessing map[string]any
 }
 
 // A Stem is how an encoder's input becomes tokens. Package exporter/encoder

@@ -36,6 +36,10 @@ var Spec = modality.Spec{
 		Heads: 12,
 		Input: []int{1, bins, frames},
 		Stem:  modality.Patches{Weight: "rgbt_stem.proj.weight", Stride: []int{10, 10}},
+		Preprocessing: map[string]any{
+			"sample_rate": rate, "clips": clips, "clip_seconds": seconds, "mel_bins": bins, "frames": frames,
+			"features": "log mel filter bank as Kaldi", "mean": mean, "std": std,
+		},
 	},
 	Read: Read,
 }

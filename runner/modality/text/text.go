@@ -25,11 +25,15 @@ const maxText = 64 << 10
 
 // Spec is text as a condition: one clip of ids, [S=1, T=77].
 var Spec = modality.Spec{
-	Name:    "text",
-	Part:    "bind_text",
-	Media:   []string{"text/plain"},
-	Encoder: modality.Encoder{Name: "text", Heads: 16, Input: []int{Context}, Ints: true, Stem: modality.Tokens{}},
-	Read:    Read,
+	Name:  "text",
+	Part:  "bind_text",
+	Media: []string{"text/plain"},
+	Encoder: modality.Encoder{Name: "text", Heads: 16, Input: []int{Context}, Ints: true, Stem: modality.Tokens{},
+		Preprocessing: map[string]any{
+			"tokenizer": "CLIP byte-pair encoding, bpe.txt.gz", "cleaning": "ftfy, HTML entities, white space, lower case",
+			"start": start, "end": end, "context": Context,
+		}},
+	Read: Read,
 }
 
 // Vocabulary is bpe_simple_vocab_16e6.txt.gz as CLIP ships it.

@@ -27,6 +27,10 @@ var Encoder = modality.Encoder{
 	Heads: 16,
 	Input: []int{3, 2, Side, Side},
 	Stem:  modality.Patches{Weight: "rgbt_stem.proj.1.weight", Stride: []int{2, 14, 14}},
+	Preprocessing: map[string]any{
+		"colour": "RGB", "resize": "short side, bicubic as Pillow", "crop": "centre", "side": Side,
+		"divide_by": 255, "mean": mean, "std": std, "still_picture": "repeated in time",
+	},
 }
 
 // Image is the Spec of still pictures: one clip, [S=1, C=3, T=2, H=224, W=224].
