@@ -387,6 +387,14 @@ func (p *Pipeline) Context() int {
 	return p.decoder.Context()
 }
 
+// TokenBytes returns what a token adds to a text; it may be part of a rune.
+func (p *Pipeline) TokenBytes(id int) []byte {
+	if p.tok == nil {
+		return nil
+	}
+	return p.tok.Bytes(id)
+}
+
 // Modalities returns the kinds of input that can be embedded, as in image.
 func (p *Pipeline) Modalities() []string {
 	var names []string

@@ -1,0 +1,234 @@
+package embed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/internal/golden"
+	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/internal/testbundle"
+	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/ort"
+)
+
+func TestMain(m *testing.M) { testbundle.Main(m) }
+
+const goldens = "../../testdata/golden/imagebind-tiny/"
+
+func open(t testing.TB) *Encoders {
+	t.Helper()
+	e, err := Open(testbundle.Open(t, testbundle.ImageBind), all.Specs, ort.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if e.Dim() != 64 || !e.Has("image") || !e.Has("audio") || !e.Has("text") || e.Has("depth") {
+		t.Fatalf("dim %d, modalities %v", e.Dim(), e.of)
+	}
+	return e
+}
+
+// The reference's tensors through its encoders. 2e-6 is ten times what float32
+// moves a unit vector.
+func TestGolden(t *testing.T) {
+	e := open(t)
+	f := golden.Open(t, goldens+"goldens.safetensors")
+	for _, tt := range []struct{ name, modality string }{
+		{"vision_image", "image"}, {"vision_image_random", "image"}, {"audio", "audio"}, {"text", "text"},
+	} {
+		in := f.Tensor(t, tt.name+"/input")
+		want := f.Tensor(t, tt.name+"/normalised")
+		for b := range in.Shape[0] {
+			t.Run(fmt.Sprint(tt.name, b), func(t *testing.T) {
+				x := item(t, in, b, tt.modality)
+				got, err := e.Embed(t.Context(), tt.modality, x)
+				if err != nil {
+					t.Fatal(err)
+				}
+				golden.Close(t, got, want.Values[b*64:][:64], 2e-6)
+				if n := got.Norm(); math.Abs(n-1) > 1e-6 {
+					t.Errorf("norm %v", n)
+				}
+			})
+		}
+	}
+}
+
+// item is entry b of a batch [B, …], as clips [S, …].
+func item(t *testing.T, in golden.Tensor, b int, name string) imagebind.Tensor {
+	t.Helper()
+	spec, _ := all.ByName(name)
+	shape := in.Shape[1:]
+	if len(shape) == len(spec.Encoder.Input) {
+		shape = append([]int{1}, shape...)
+	}
+	n := imagebind.Size(shape)
+	x := imagebind.Tensor{Shape: shape, Floats: in.Values[b*n:][:n]}
+	if spec.Encoder.Ints {
+		x.Ints = make([]int64, n)
+		for i, v := range x.Floats {
+			x.Ints[i] = int64(v)
+		}
+		x.Floats = nil
+	}
+	return x
+}
+
+// Files to embeddings: preprocessing and encoder together.
+func TestFiles(t *testing.T) {
+	e := open(t)
+	f := golden.Open(t, goldens+"from_files.safetensors")
+	read := func(t *testing.T, name string, data []byte, o modality.Options) imagebind.Embedding {
+		t.Helper()
+		spec, ok := all.ByName(name)
+		if !ok {
+			t.Fatalf("no modality %s", name)
+		}
+		input, err := spec.Read(t.Context(), data, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.Embed(t.Context(), name, input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	unit := func(v []float32) imagebind.Embedding {
+		u := append(imagebind.Embedding(nil), v...)
+		u.Normalize()
+		return u
+	}
+	const (
+		exact = 5e-6 // PNG: the input is the reference's to the last bit or two
+		jpeg  = 5e-3 // another decoder's pixels (docs/numerics.md)
+		sound = 1e-4 // fbank within 5e-4
+	)
+	for _, tt := range []struct {
+		modality, dir, file string
+		tol                 float64
+	}{
+		{"image", "vision", "exact_224x224.png", exact},
+		{"image", "vision", "tiny_17x9.png", exact},
+		{"image", "vision", "portrait_231x517.png", exact},
+		{"image", "vision", "lossless_211x160.webp", exact},
+		{"image", "vision", "grey_300x225.png", exact},
+		{"image", "vision", "landscape_401x300_q92_444.jpg", jpeg},
+		{"image", "vision", "landscape_640x233_q90_420.jpg", jpeg},
+		{"audio", "audio", "speech_16k_mono.wav", sound},
+		{"audio", "audio", "tone_11025_mono_2.2s.wav", sound},
+		{"audio", "audio", "mixed_44k_stereo.wav", sound},
+		{"audio", "audio", "blip_16k_0.1s.wav", sound},
+	} {
+		t.Run(tt.file, func(t *testing.T) {
+			data := golden.Bytes(t, "../modality/"+tt.dir+"/testdata/inputs/"+tt.file)
+			got := read(t, tt.modality, data, modality.Options{Reference: true})
+			d := golden.Close(t, got, unit(f.Tensor(t, tt.modality+"/"+tt.file).Values), tt.tol)
+			t.Logf("largest difference %.2g", d)
+		})
+	}
+	t.Run("text", func(t *testing.T) {
+		var texts struct{ Cases []struct{ Text string } }
+		golden.JSON(t, "../modality/text/testdata/clip_bpe.json", &texts)
+		want := f.Tensor(t, "text_fb").Values
+		if len(texts.Cases) != len(want)/64 {
+			t.Fatalf("%d texts, %d embeddings", len(texts.Cases), len(want)/64)
+		}
+		for i, c := range texts.Cases {
+			golden.Close(t, read(t, "text", []byte(c.Text), modality.Options{}), unit(want[i*64:][:64]), 2e-6)
+		}
+	})
+}
+
+// More clips than go through the encoder at once are averaged all the same, and
+// the embeddings of many callers at once are those of one.
+func TestManyClips(t *testing.T) {
+	e := open(t)
+	in := golden.Open(t, goldens+"goldens.safetensors").Tensor(t, "audio/input") // [2, 3, 1, 128, 204]
+	clip := imagebind.Size(in.Shape[2:])
+	clips := imagebind.Tensor{Shape: append([]int{2*maxClips + 3}, in.Shape[2:]...)}
+	for i := range clips.Shape[0] {
+		clips.Floats = append(clips.Floats, in.Values[i%6*clip:][:clip]...)
+	}
+	want := make([]float64, 64)
+	for i := range clips.Shape[0] {
+		out, err := e.sessions["audio"].Compute(t.Context(), map[string]imagebind.Tensor{"input": slice(clips, i, i+1)}, "embedding")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, v := range out["embedding"].Floats {
+			want[j] += float64(v)
+		}
+	}
+	mean := make(imagebind.Embedding, 64)
+	for j, v := range want {
+		mean[j] = float32(v / float64(clips.Shape[0]))
+	}
+	mean.Normalize()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			got, err := e.Embed(t.Context(), "audio", clips)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			golden.Close(t, got, mean, 2e-6)
+		})
+	}
+	wg.Wait()
+}
+
+func TestRefuses(t *testing.T) {
+	e := open(t)
+	if _, err := e.Embed(t.Context(), "depth", imagebind.Tensor{}); imagebind.KindOf(err) != imagebind.Unsupported {
+		t.Errorf("a modality without encoder: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := e.Embed(ctx, "text", imagebind.NewInts(1, 77)); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	nan := imagebind.NewFloats(1, 3, 224, 224)
+	nan.Floats[5] = float32(math.NaN())
+	if _, err := e.Embed(t.Context(), "image", nan); err == nil {
+		t.Error("NaN was embedded")
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a wrong shape was taken")
+			}
+		}()
+		_, _ = e.Embed(t.Context(), "image", imagebind.NewFloats(1, 3, 224, 223))
+	}()
+}
+
+// A bundle whose encoder takes another input than this program's reader makes
+// is refused when it is opened.
+func TestOpenRefuses(t *testing.T) {
+	b := *testbundle.Open(t, testbundle.ImageBind)
+	b.Encoders = append([]bundle.Encoder(nil), b.Encoders...)
+	for i := range b.Encoders {
+		if b.Encoders[i].Name == "audio" {
+			b.Encoders[i].Input = []int{1, 128, 100}
+		}
+	}
+	if e, err := Open(&b, all.Specs, ort.Options{}); err == nil {
+		e.Close()
+		t.Error("it opened")
+	} else if !strings.Contains(err.Error(), "audio") {
+		t.Error(err)
+	}
+}
