@@ -1,0 +1,304 @@
+// Package ask is `runner ask`: a question put together from flags, sent to a
+// runner, and its answer written as it comes.
+package ask
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/pflag"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/prompt"
+	"imagebind-llm/runner/runnerapi"
+)
+
+// A Question is what the flags and the prompt say.
+type Question struct {
+	inputs  []input // in the order of the flags
+	weights []string
+	request runnerapi.ChatRequest
+
+	flags             *pflag.FlagSet
+	temperature, topP float64
+	maxTokens, n, k   int
+	seed              int64
+	cacheTemperature  float32
+	cacheWeight       float32
+	collection        string
+	stop              []string
+	system            string
+	noCache           bool
+	neighbours, json  bool
+}
+
+// An input is a file, or the text of a condition.
+type input struct {
+	spec  modality.Spec
+	value string
+}
+
+// flagOf is a modality's flag: image, audio, bind-text.
+func flagOf(s modality.Spec) string {
+	return strings.ReplaceAll(strings.TrimSuffix(s.Part, "_url"), "_", "-")
+}
+
+// isText says that a modality's flag holds a text and not a file's name.
+func isText(s modality.Spec) bool { return s.Part == runnerapi.PartBindText }
+
+// An inputFlag appends to the inputs, so that their order is the command line's.
+type inputFlag struct {
+	q    *Question
+	spec modality.Spec
+}
+
+// String is the default: none.
+func (f inputFlag) String() string { return "" }
+
+// Type is shown in the help.
+func (f inputFlag) Type() string {
+	if isText(f.spec) {
+		return "text"
+	}
+	return "file"
+}
+
+// Set adds an input.
+func (f inputFlag) Set(s string) error {
+	if s == "" {
+		return fmt.Errorf("a %s is wanted", f.Type())
+	}
+	f.q.inputs = append(f.q.inputs, input{f.spec, s})
+	return nil
+}
+
+// Flags adds the question's flags.
+func (q *Question) Flags(fs *pflag.FlagSet) {
+	q.flags = fs
+	for _, s := range all.Specs {
+		what := "a file to ask about (" + strings.Join(s.Media, ", ") + ")"
+		if isText(s) {
+			what = "a text to ask about, through ImageBind's text encoder"
+		}
+		fs.Var(inputFlag{q, s}, flagOf(s), what+"; repeatable")
+	}
+	fs.StringArrayVar(&q.weights, "weight", nil, "as in image=0.7: the share of the first --image that has none yet; default 1; repeatable")
+	fs.Float64Var(&q.temperature, "temperature", 0, "0 takes the likeliest token, up to 2; default the bundle's")
+	fs.Float64Var(&q.topP, "top-p", 0, "share of the likeliest tokens, 0 to 1; default the bundle's")
+	fs.IntVar(&q.maxTokens, "max-tokens", 0, "of the answer; default the bundle's")
+	fs.Int64Var(&q.seed, "seed", 0, "the same seed draws the same answer; default another each time")
+	fs.IntVar(&q.n, "n", 1, "answers")
+	fs.StringArrayVar(&q.stop, "stop", nil, "a text that ends the answer; repeatable")
+	fs.StringVar(&q.system, "system", "", "a system message")
+	fs.BoolVar(&q.noCache, "no-cache", false, "ask without the feature cache")
+	fs.StringVar(&q.collection, "collection", "", "which feature cache; default the server's")
+	fs.IntVar(&q.k, "k", 0, "neighbours; default the server's")
+	fs.Float32Var(&q.cacheTemperature, "cache-temperature", 0, "of the softmax over similarities; default the server's")
+	fs.Float32Var(&q.cacheWeight, "cache-weight", 0, "share of the neighbours, 0 to 1; default the server's")
+	fs.BoolVar(&q.neighbours, "neighbours", false, "print the neighbours that the cache used")
+	fs.BoolVar(&q.json, "json", false, "print the whole answer as JSON, with neighbours and timings")
+}
+
+// Read makes the request of the flags, the files they name, and the prompt:
+// args, or in where they are "-". Its errors are of usage.
+func (q *Question) Read(args []string, in io.Reader) error {
+	text := strings.Join(args, " ")
+	if text == "-" {
+		b, err := io.ReadAll(in)
+		if err != nil {
+			return fmt.Errorf("the prompt: %w", err)
+		}
+		text = strings.TrimSpace(string(b))
+	}
+	if text == "" {
+		return fmt.Errorf("the prompt is empty")
+	}
+	parts, err := q.parts()
+	if err != nil {
+		return err
+	}
+	content := runnerapi.Content{Text: text}
+	if len(parts) > 0 {
+		content = runnerapi.Content{Parts: append(parts, runnerapi.Text(text))}
+	}
+	r := &q.request
+	if q.system != "" {
+		r.Messages = append(r.Messages, runnerapi.Message{Role: prompt.System, Content: runnerapi.Content{Text: q.system}})
+	}
+	r.Messages = append(r.Messages, runnerapi.Message{Role: prompt.User, Content: content})
+	r.Stop = q.stop
+	given := q.flags.Changed
+	r.Temperature = when(given("temperature"), &q.temperature)
+	r.TopP = when(given("top-p"), &q.topP)
+	r.MaxTokens = when(given("max-tokens"), &q.maxTokens)
+	r.Seed = when(given("seed"), &q.seed)
+	r.N = when(given("n"), &q.n)
+	cache := runnerapi.Cache{Collection: q.collection, K: when(given("k"), &q.k),
+		Temperature: when(given("cache-temperature"), &q.cacheTemperature), Weight: when(given("cache-weight"), &q.cacheWeight)}
+	if off := false; q.noCache {
+		cache.Enabled = &off
+	}
+	r.Cache = when(cache != runnerapi.Cache{}, &cache)
+	if q.neighbours || q.json {
+		r.Include = append(r.Include, runnerapi.IncludeNeighbours)
+	}
+	if q.json {
+		r.Include = append(r.Include, runnerapi.IncludeTimings)
+	}
+	return nil
+}
+
+func when[T any](given bool, v *T) *T {
+	if given {
+		return v
+	}
+	return nil
+}
+
+// parts reads the files and gives out the weights.
+func (q *Question) parts() ([]runnerapi.Part, error) {
+	weights := map[string][]float64{}
+	for _, s := range q.weights {
+		name, value, _ := strings.Cut(s, "=")
+		w, err := strconv.ParseFloat(value, 64)
+		if err != nil || !(w > 0) {
+			return nil, fmt.Errorf("--weight %s: it looks like image=0.7, a positive number", s)
+		}
+		name = strings.ReplaceAll(name, "_", "-")
+		weights[name] = append(weights[name], w)
+	}
+	var parts []runnerapi.Part
+	for _, in := range q.inputs {
+		p, err := in.part()
+		if err != nil {
+			return nil, err
+		}
+		if flag := flagOf(in.spec); len(weights[flag]) > 0 {
+			p = p.Weighted(weights[flag][0])
+			weights[flag] = weights[flag][1:]
+		}
+		parts = append(parts, p)
+	}
+	for name, rest := range weights {
+		if len(rest) > 0 {
+			return nil, fmt.Errorf("--weight %s=%v: there is no --%s for it", name, rest[0], name)
+		}
+	}
+	return parts, nil
+}
+
+// part is the content part: a text, a URL as it is, or a file's content.
+func (in input) part() (runnerapi.Part, error) {
+	if isText(in.spec) {
+		return runnerapi.BindText(in.value), nil
+	}
+	for _, scheme := range []string{"http://", "https://", "file:", "data:"} {
+		if strings.HasPrefix(in.value, scheme) {
+			return runnerapi.Media(in.spec.Part, in.value), nil
+		}
+	}
+	data, err := os.ReadFile(in.value)
+	if err != nil {
+		return runnerapi.Part{}, fmt.Errorf("--%s: %w", flagOf(in.spec), err)
+	}
+	return runnerapi.Media(in.spec.Part, "data:"+modality.Sniff(data)+";base64,"+base64.StdEncoding.EncodeToString(data)), nil
+}
+
+// Ask sends the question and writes the answer to out as it comes, several
+// one after another; what else there is to say goes to warn.
+func (q *Question) Ask(ctx context.Context, c *runnerapi.Client, out, warn io.Writer) error {
+	if q.json {
+		a, err := c.Chat(ctx, q.request)
+		if err != nil {
+			return said(err)
+		}
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(a)
+	}
+	var bind *runnerapi.Bind
+	if q.n > 1 {
+		a, err := c.Chat(ctx, q.request)
+		if err != nil {
+			return said(err)
+		}
+		for i, choice := range a.Choices {
+			fmt.Fprintf(out, "%d. %s\n", i+1, choice.Message.Content)
+		}
+		bind = a.Bind
+	} else {
+		wrote := false
+		err := c.Stream(ctx, q.request, func(e runnerapi.ChatChunk) error {
+			if e.Bind != nil {
+				bind = e.Bind
+			}
+			for _, choice := range e.Choices {
+				if choice.Delta.Content == nil {
+					continue
+				}
+				wrote = true
+				if _, err := io.WriteString(out, *choice.Delta.Content); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if wrote || err == nil {
+			fmt.Fprintln(out)
+		}
+		if err != nil {
+			return said(err)
+		}
+	}
+	if bind == nil {
+		return nil
+	}
+	if bind.Cache.Degraded {
+		fmt.Fprintln(warn, "note: answered without the feature cache:", bind.Cache.Reason)
+	}
+	if q.neighbours {
+		return table(out, bind.Neighbours)
+	}
+	return nil
+}
+
+// said adds the field at fault, which the flags have other names for.
+func said(err error) error {
+	if p := imagebind.ParamOf(err); p != "" {
+		return fmt.Errorf("%w (%s)", err, p)
+	}
+	return err
+}
+
+func table(out io.Writer, neighbours []runnerapi.Neighbour) error {
+	if len(neighbours) == 0 {
+		_, err := fmt.Fprintln(out, "no neighbours were used")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "neighbour\tscore\tweight\tcaption")
+	for _, n := range neighbours {
+		fmt.Fprintf(w, "%s\t%.4f\t%.4f\t%s\n", line(n.ID), n.Score, n.Weight, line(n.Caption))
+	}
+	return w.Flush()
+}
+
+// line keeps a stored text on its line, and control characters out of the terminal.
+func line(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
