@@ -1,0 +1,290 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/pipeline"
+	"imagebind-llm/runner/prompt"
+	"imagebind-llm/runner/runnerapi"
+)
+
+// maxField bounds a form's field that is no file, bytes.
+const maxField = 1 << 20
+
+// maxFields bounds the fields of a form that are no media.
+const maxFields = 256
+
+func (s *Server) ask(c *gin.Context) {
+	f := form{s: s, weights: map[string][]float32{}}
+	if err := f.read(c.Request); err != nil {
+		writeError(c, err)
+		return
+	}
+	q, inc, err := s.settings(f.r)
+	if err != nil {
+		writeError(c, err)
+		return
+	}
+	if q.Parts, err = f.parts(); err != nil {
+		writeError(c, err)
+		return
+	}
+	if f.system != "" {
+		q.Messages = append(q.Messages, prompt.Message{Role: prompt.System, Content: f.system})
+	}
+	if f.prompt == "" {
+		writeError(c, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "the form has no prompt: -F prompt='What is this?'"), "prompt"))
+		return
+	}
+	q.Messages = append(q.Messages, prompt.Message{Role: prompt.User, Content: f.prompt})
+	s.respond(c, reply{r: f.r, q: q, inc: inc})
+}
+
+// A form is a multipart/form-data request, read as it comes.
+type form struct {
+	s              *Server
+	r              runnerapi.ChatRequest // all but the messages
+	prompt, system string
+	files          []file
+	weights        map[string][]float32 // by the name of the file field
+	others         int                  // fields that are no media
+}
+
+type file struct {
+	field string // image, bind_text, …
+	part  pipeline.Part
+}
+
+func (f *form) read(r *http.Request) error {
+	reader, err := r.MultipartReader()
+	if err != nil {
+		return imagebind.Errorf(imagebind.Invalid, "the body is no multipart/form-data, as curl -F prompt=… -F image=@dog.jpg sends it: %w", err)
+	}
+	for {
+		p, err := reader.NextPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return bodyError(err)
+		}
+		name := p.FormName()
+		if err := f.field(name, p); err != nil {
+			return imagebind.WithParam(err, short(name))
+		}
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil { // to its end, after which a client that leaves is noticed
+		return bodyError(err)
+	}
+	return nil
+}
+
+// mediaPart returns the part type that a form's field stands for: image is
+// image_url, bind_text itself.
+func mediaPart(field string) (string, bool) {
+	for _, s := range all.Specs {
+		if strings.TrimSuffix(s.Part, "_url") == field {
+			return s.Part, true
+		}
+	}
+	return "", false
+}
+
+func (f *form) field(name string, p *multipart.Part) error {
+	if part, ok := mediaPart(name); ok || p.FileName() != "" {
+		if !ok {
+			part = name + "_url" // no such modality yet, which spec says
+		}
+		return f.file(name, part, p)
+	}
+	if f.others++; f.others > maxFields {
+		return imagebind.Errorf(imagebind.TooLarge, "the form has more than %d fields", maxFields)
+	}
+	raw, err := limited(p, maxField)
+	if err != nil {
+		return err
+	}
+	return f.value(name, strings.TrimSpace(string(raw)), string(raw))
+}
+
+// limited reads a field of at most n bytes.
+func limited(p *multipart.Part, n int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(p, n+1))
+	switch {
+	case err != nil:
+		return nil, bodyError(err)
+	case int64(len(b)) > n:
+		return nil, imagebind.Errorf(imagebind.TooLarge, "it has more than %d bytes, which is the limit", n)
+	}
+	return b, nil
+}
+
+// file takes a media field.
+func (f *form) file(name, part string, p *multipart.Part) error {
+	spec, err := f.s.spec(part)
+	if err != nil {
+		return err
+	}
+	data, err := limited(p, f.s.o.MaxFile)
+	if err != nil {
+		return err
+	}
+	if p.FileName() == "" && part != runnerapi.PartBindText {
+		switch {
+		case len(data) == 0: // a browser's input without a file
+			return nil
+		case p.Header.Get("Content-Type") == "":
+			return imagebind.Errorf(imagebind.Invalid, "%s is no file but a text; with curl: -F %s=@FILE", name, name)
+		}
+	}
+	if len(f.files) == f.s.o.MaxParts {
+		return imagebind.Errorf(imagebind.TooLarge, "the form has more than %d media, which is the limit", f.s.o.MaxParts)
+	}
+	f.files = append(f.files, file{name, pipeline.Part{Modality: spec.Name, Data: data, Weight: 1, Param: name}})
+	return nil
+}
+
+// value takes any other field; raw is with the spaces around it.
+func (f *form) value(name, v, raw string) (err error) {
+	r := &f.r
+	switch name {
+	case "prompt":
+		f.prompt = raw
+	case "system":
+		f.system = raw
+	case "model":
+		r.Model = v
+	case "user":
+		r.User = v
+	case "temperature":
+		r.Temperature, err = number(v)
+	case "top_p":
+		r.TopP, err = number(v)
+	case "max_tokens":
+		r.MaxTokens, err = integer(v)
+	case "max_completion_tokens":
+		r.MaxCompletionTokens, err = integer(v)
+	case "n":
+		r.N, err = integer(v)
+	case "top_logprobs":
+		r.TopLogprobs, err = integer(v)
+	case "seed":
+		var seed int64
+		if seed, err = strconv.ParseInt(v, 10, 64); err != nil {
+			err = imagebind.Errorf(imagebind.Invalid, "%q is no integer", short(v))
+		}
+		r.Seed = &seed
+	case "stop":
+		r.Stop = append(r.Stop, raw)
+	case "stream":
+		r.Stream, err = boolean(v)
+	case "logprobs":
+		r.Logprobs, err = boolean(v)
+	case "include":
+		for n := range strings.SplitSeq(v, ",") {
+			if n = strings.TrimSpace(n); n != "" {
+				r.Include = append(r.Include, n)
+			}
+		}
+	case "cache":
+		r.Cache = &runnerapi.Cache{}
+		err = object(v, r.Cache)
+	case "stream_options":
+		r.StreamOptions = &runnerapi.StreamOptions{}
+		err = object(v, r.StreamOptions)
+	default:
+		if media, ok := strings.CutSuffix(name, "_weight"); ok {
+			if _, ok := mediaPart(media); ok {
+				return f.weight(media, v)
+			}
+		}
+		return imagebind.Errorf(imagebind.Invalid, "unknown field %q; a form has %s", short(name), strings.Join(formFields(), ", "))
+	}
+	return err
+}
+
+// formFields lists what a form may have, for people.
+func formFields() []string {
+	fields := []string{"prompt", "system"}
+	for _, s := range all.Specs {
+		name := strings.TrimSuffix(s.Part, "_url")
+		fields = append(fields, name, name+"_weight")
+	}
+	return append(fields, "cache", "include", "stream", "stream_options", "temperature", "top_p", "max_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "model", "user")
+}
+
+func number(v string) (*float64, error) {
+	x, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		return nil, imagebind.Errorf(imagebind.Invalid, "%q is no number", short(v))
+	}
+	return &x, nil
+}
+
+func integer(v string) (*int, error) {
+	x, err := strconv.Atoi(v)
+	if err != nil {
+		return nil, imagebind.Errorf(imagebind.Invalid, "%q is no integer", short(v))
+	}
+	return &x, nil
+}
+
+func boolean(v string) (bool, error) {
+	if slices.Contains([]string{"on", "yes"}, v) { // a browser's checkbox
+		return true, nil
+	}
+	x, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, imagebind.Errorf(imagebind.Invalid, "%q is neither true nor false", short(v))
+	}
+	return x, nil
+}
+
+func object(v string, out any) error {
+	if !json.Valid([]byte(v)) {
+		return imagebind.Errorf(imagebind.Invalid, "%q is no JSON object", short(v))
+	}
+	return runnerapi.Decode([]byte(v), out)
+}
+
+func (f *form) weight(media, v string) error {
+	x, err := number(v)
+	if err != nil {
+		return err
+	}
+	w, err := weight(*x)
+	f.weights[media] = append(f.weights[media], w)
+	return err
+}
+
+// parts returns the media with their weights: none given are 1, else there is
+// one for each file of that field, in order.
+func (f *form) parts() ([]pipeline.Part, error) {
+	seen := map[string]int{}
+	parts := make([]pipeline.Part, len(f.files))
+	for i, file := range f.files {
+		parts[i] = file.part
+		if w := f.weights[file.field]; seen[file.field] < len(w) {
+			parts[i].Weight = w[seen[file.field]]
+		}
+		seen[file.field]++
+	}
+	for field, w := range f.weights {
+		if n := seen[field]; n != len(w) {
+			return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%d of %s, but %d of %s: send one for each, in order, or none", n, field, len(w), field+"_weight"), fmt.Sprint(field, "_weight"))
+		}
+	}
+	return parts, nil
+}

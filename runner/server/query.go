@@ -1,0 +1,287 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/runner/media"
+	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/pipeline"
+	"imagebind-llm/runner/prompt"
+	"imagebind-llm/runner/runnerapi"
+)
+
+// include is what an answer is to tell.
+type include struct{ neighbours, timings bool }
+
+func includes(names []string) (include, error) {
+	var inc include
+	for _, n := range names {
+		switch n {
+		case runnerapi.IncludeNeighbours:
+			inc.neighbours = true
+		case runnerapi.IncludeTimings:
+			inc.timings = true
+		default:
+			return inc, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "include names %q; it may name %q and %q", short(n), runnerapi.IncludeNeighbours, runnerapi.IncludeTimings), "include")
+		}
+	}
+	return inc, nil
+}
+
+// settings makes a query of all fields of r but its messages.
+func (s *Server) settings(r runnerapi.ChatRequest) (pipeline.Query, include, error) {
+	q := s.p.DefaultQuery()
+	if err := s.checkModel(r.Model); err != nil {
+		return q, include{}, err
+	}
+	inc, err := includes(r.Include)
+	if err != nil {
+		return q, inc, err
+	}
+	q.Neighbours = inc.neighbours
+	g := &q.Generate
+	for _, f := range []struct {
+		value *int
+		name  string
+	}{{r.MaxTokens, "max_tokens"}, {r.MaxCompletionTokens, "max_completion_tokens"}} {
+		if f.value == nil {
+			continue
+		}
+		if *f.value < 1 {
+			return q, inc, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%s is %d; it is at least 1", f.name, *f.value), f.name)
+		}
+		g.MaxTokens = *f.value
+	}
+	if r.Temperature != nil {
+		g.Sample.Temperature = *r.Temperature
+	}
+	if r.TopP != nil {
+		g.Sample.TopP = *r.TopP
+	}
+	if r.Seed != nil {
+		seed := uint64(*r.Seed) // any number is one
+		g.Sample.Seed = &seed
+	}
+	if len(r.Stop) > runnerapi.MaxStops {
+		return q, inc, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%d stop strings; a request has at most %d", len(r.Stop), runnerapi.MaxStops), "stop")
+	}
+	if len(r.Stop) > 0 {
+		g.Stop = r.Stop
+	}
+	if r.N != nil {
+		q.N = *r.N
+	}
+	g.Logprobs = r.Logprobs
+	if n := r.TopLogprobs; n != nil {
+		switch {
+		case !r.Logprobs:
+			return q, inc, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "top_logprobs wants logprobs: true"), "top_logprobs")
+		case *n < 0 || *n > runnerapi.MaxTopLogprobs:
+			return q, inc, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "top_logprobs is %d; it is 0 to %d", *n, runnerapi.MaxTopLogprobs), "top_logprobs")
+		}
+		g.TopLogprobs = *n
+	}
+	setCache(&q.Cache, r.Cache)
+	return q, inc, g.Sample.Check()
+}
+
+// setCache overrides what r names.
+func setCache(c *pipeline.Cache, r *runnerapi.Cache) {
+	if r == nil {
+		return
+	}
+	if r.Enabled != nil {
+		c.Enabled = *r.Enabled
+	}
+	if r.Collection != "" {
+		c.Collection = r.Collection
+	}
+	if r.K != nil {
+		c.K = *r.K
+	}
+	if r.Temperature != nil {
+		c.Temperature = *r.Temperature
+	}
+	if r.Weight != nil {
+		c.Weight = *r.Weight
+	}
+}
+
+// conversation splits messages into texts and the sources in force: those of
+// the latest turn that has any, a turn being the user's messages up to an answer.
+func (s *Server) conversation(messages runnerapi.Messages) ([]prompt.Message, []source, error) {
+	texts := make([]prompt.Message, len(messages))
+	var inForce, turn []source
+	for i, m := range messages {
+		at := fmt.Sprintf("messages[%d].content", i)
+		if m.Role == prompt.Assistant {
+			turn = nil
+		}
+		text, sources, err := s.parts(m.Content, at)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(sources) > 0 {
+			if m.Role != prompt.User {
+				return nil, nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "only the user's messages have parts other than text, this is of role %q", short(m.Role)), sources[0].Param)
+			}
+			turn = append(turn, sources...)
+			inForce = turn
+		}
+		texts[i] = prompt.Message{Role: m.Role, Content: text}
+	}
+	if len(inForce) > s.o.MaxParts {
+		return nil, nil, imagebind.WithParam(imagebind.Errorf(imagebind.TooLarge, "%d media parts; a query has at most %d", len(inForce), s.o.MaxParts), "messages")
+	}
+	return texts, inForce, nil
+}
+
+// A source is a part whose bytes are yet to be got.
+type source struct {
+	pipeline.Part
+	load func(ctx context.Context) ([]byte, error) // nil: nothing to load
+}
+
+// parts splits a message's content into the prompt's text and sources.
+func (s *Server) parts(c runnerapi.Content, at string) (string, []source, error) {
+	if c.Parts == nil {
+		return c.Text, nil, nil
+	}
+	var texts []string
+	var sources []source
+	for i, p := range c.Parts {
+		if p.Type == runnerapi.PartText {
+			texts = append(texts, p.Text)
+			continue
+		}
+		src, err := s.source(p, fmt.Sprintf("%s[%d]", at, i))
+		if err != nil {
+			return "", nil, err
+		}
+		sources = append(sources, src)
+	}
+	return strings.Join(texts, "\n"), sources, nil
+}
+
+// modalityRE is what an embedding may say it was made of.
+var modalityRE = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+
+// source checks a part other than text.
+func (s *Server) source(p runnerapi.Part, at string) (source, error) {
+	src := source{Part: pipeline.Part{Weight: 1, Param: at}}
+	if p.Weight != nil {
+		w, err := weight(*p.Weight)
+		if err != nil {
+			return src, imagebind.WithParam(err, at+".weight")
+		}
+		src.Weight = w
+	}
+	if p.Type == runnerapi.PartEmbedding {
+		if p.Embedding == nil || len(p.Embedding.Data) == 0 {
+			return src, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "the embedding has no data"), at+".embedding")
+		}
+		src.Modality, src.Embedding = p.Embedding.Modality, imagebind.Embedding(p.Embedding.Data)
+		if src.Modality != "" && !modalityRE.MatchString(src.Modality) {
+			return src, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "modality %q is no name of one, as image is", short(src.Modality)), at+".embedding.modality")
+		}
+		return src, nil
+	}
+	kind := p.Type
+	if kind == runnerapi.PartInputAudio {
+		kind = "audio_url"
+	}
+	spec, err := s.spec(kind)
+	if err != nil {
+		return src, imagebind.WithParam(err, at)
+	}
+	src.Modality = spec.Name
+	switch {
+	case p.Type == runnerapi.PartBindText:
+		src.Data = []byte(p.Text)
+	case p.Type == runnerapi.PartInputAudio:
+		src.Param = at + ".input_audio.data"
+		src.load = func(context.Context) ([]byte, error) { return media.Base64(p.Audio.Data, s.o.MaxFile) }
+	default:
+		src.Param = at + "." + p.Type + ".url"
+		src.load = func(ctx context.Context) ([]byte, error) { return s.o.Media.Fetch(ctx, p.URL) }
+	}
+	return src, nil
+}
+
+// spec finds the kind of input of a part's type, and whether it is served.
+func (s *Server) spec(part string) (modality.Spec, error) {
+	spec, ok := all.ByPart(part)
+	name := spec.Name
+	if !ok {
+		if name, ok = strings.CutSuffix(part, "_url"); !ok {
+			return spec, imagebind.Errorf(imagebind.Invalid, "unknown part type %q; use %s", short(part), strings.Join(partTypes(), ", "))
+		}
+	}
+	if !slices.Contains(s.p.Modalities(), name) {
+		return spec, imagebind.Errorf(imagebind.Unsupported, "%s is not read by this model; it has %s", short(name), s.has())
+	}
+	return spec, nil
+}
+
+// has lists the modalities, for people.
+func (s *Server) has() string {
+	if names := s.p.Modalities(); len(names) > 0 {
+		return strings.Join(names, ", ")
+	}
+	return "no encoders"
+}
+
+func partTypes() []string {
+	types := []string{runnerapi.PartText}
+	for _, spec := range all.Specs {
+		types = append(types, spec.Part)
+	}
+	return append(types, runnerapi.PartInputAudio, runnerapi.PartEmbedding)
+}
+
+// weight checks a part's.
+func weight(w float64) (float32, error) {
+	if f := float32(w); f > 0 && !math.IsInf(float64(f), 0) {
+		return f, nil
+	}
+	return 0, imagebind.Errorf(imagebind.Invalid, "the weight is %v; weights are positive numbers", w)
+}
+
+// loading bounds the sources of a request that are fetched side by side.
+const loading = 4
+
+// load gets the bytes of all sources, at most MaxBody together.
+func (s *Server) load(ctx context.Context, sources []source) ([]pipeline.Part, error) {
+	parts := make([]pipeline.Part, len(sources))
+	var sum atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(loading)
+	for i, src := range sources {
+		parts[i] = src.Part
+		if src.load == nil {
+			continue
+		}
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			data, err := src.load(ctx)
+			if err == nil && sum.Add(int64(len(data))) > s.o.MaxBody {
+				err = imagebind.Errorf(imagebind.TooLarge, "the files of the request have more than %d bytes together, which is the limit", s.o.MaxBody)
+			}
+			parts[i].Data = data
+			return imagebind.WithParam(err, src.Param)
+		})
+	}
+	return parts, g.Wait()
+}
