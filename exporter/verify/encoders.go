@@ -57,6 +57,7 @@ func (v *verifier) encoder(ctx context.Context, f *safetensors.File, e bundle.En
 		if err != nil {
 			return err
 		}
+		length := 1.0 // of prenorm
 		for _, what := range []string{"prenorm", "embedding"} {
 			want, err := floats(f, name+"/"+what)
 			if err != nil {
@@ -67,11 +68,14 @@ func (v *verifier) encoder(ctx context.Context, f *safetensors.File, e bundle.En
 				break
 			}
 			have := mean(got[what].Floats, items, e.Embed)
-			t := tol
-			if what == "embedding" { // a unit vector times the logit scale
-				t *= math.Max(1, norm(want[:e.Embed]))
+			t, note := tol, ""
+			if what == "prenorm" {
+				length = norm(want[:e.Embed])
+			} else { // prenorm made 1 long, times the logit scale; rounding makes it no better than float32
+				t = math.Max(tol*norm(want[:e.Embed])/length, encoderTolerance["fp32"])
+				note = fmt.Sprintf("cosine %.6f", cosine(have, want, e.Embed))
 			}
-			v.add("encoder "+e.Name+" "+e.Precision, name+"/"+what, diff(have, want), t, "")
+			v.add("encoder "+e.Name+" "+e.Precision, name+"/"+what, diff(have, want), t, note)
 		}
 	}
 	return nil
@@ -115,6 +119,16 @@ func repeated(values []float32, plane, n int) []float32 {
 		}
 	}
 	return out
+}
+
+// cosine returns the smallest of each two rows [E].
+func cosine(a, b []float32, e int) float64 {
+	least := 1.0
+	for i := 0; i+e <= len(a); i += e {
+		x, y := a[i:i+e], b[i:i+e]
+		least = min(least, imagebind.Embedding(x).Dot(y)/(norm(x)*norm(y)))
+	}
+	return least
 }
 
 // mean averages clips [items·S, E] to [items, E].

@@ -25,8 +25,8 @@ import (
 // Tolerances: largest absolute differences that are allowed.
 //
 // fp32: prenorm is about four times the reference's own fp32 noise, and a
-// quarter of what a wrong epsilon moves; an embedding is that times its logit
-// scale. The others lose what their rounding loses; these bounds are some twice
+// quarter of what a wrong epsilon moves; an embedding's is scaled as it is
+// itself. The others lose what their rounding loses; these bounds are some twice
 // what the tiny models show (docs/numerics.md), and catch a wrong graph, not a
 // slightly worse one.
 var (
