@@ -10,8 +10,15 @@ import (
 )
 
 // TestGroupQueryAttention: unrotated, with a key head for each query head, the
-// first prompt is causal attention, and its keys are the cache.
+// first prompt is causal attention, and its keys are the cache. A scale of its
+// own acts as if the queries were that much larger.
 func TestGroupQueryAttention(t *testing.T) {
+	for _, scale := range []float64{0, 0.5} {
+		testGroupQueryAttention(t, scale)
+	}
+}
+
+func testGroupQueryAttention(t *testing.T, scale float64) {
 	const heads, dh, width, length = 2, 16, 32, 3
 	var q, present *Value
 	g, err := Build(func(g *Graph) {
@@ -24,9 +31,12 @@ func TestGroupQueryAttention(t *testing.T) {
 			QKV: x, PastKey: g.Input("pk", onnx.Float, "B", heads, "P", dh), PastVal: g.Input("pv", onnx.Float, "B", heads, "P", dh),
 			Seqlens: g.Input("n", onnx.Int32, "B"), Total: g.Input("total", onnx.Int32),
 			Cos: g.Floats("cos", ones, 10, dh/2), Sin: g.Floats("sin", zeros, 10, dh/2),
-			Heads: heads, KVHeads: heads, Interleaved: true, Present: "T",
+			Heads: heads, KVHeads: heads, Interleaved: true, Scale: scale, Present: "T",
 		})
 		parts := g.Split(x, 2, 3)
+		if scale != 0 { // MultiHeadAttention has 1/√Dh = 1/4
+			parts[0] = g.Mul(parts[0], g.Const(onnx.Float, float32(4*scale)))
+		}
 		g.Output("plain", g.MultiHeadAttention(parts[0], parts[1], parts[2], heads, true))
 		g.Output("keys", g.Transpose(g.Reshape(parts[1], "B", "S", heads, dh), 0, 2, 1, 3))
 		g.Output("attention", q)

@@ -523,8 +523,9 @@ type GQA struct {
 	Total            *Value // int32 []: the largest of those, plus 1
 	Cos, Sin         *Value // [positions, Dh/2]
 	Heads, KVHeads   int
-	Interleaved      bool   // rotary pairs are neighbours (Meta, GGUF), not halves (Hugging Face)
-	Present          string // name of the present length in shapes, as in "T"
+	Interleaved      bool    // rotary pairs are neighbours (Meta, GGUF), not halves (Hugging Face)
+	Scale            float64 // of the scores; 0 means 1/√Dh
+	Present          string  // name of the present length in shapes, as in "T"
 }
 
 // GroupQueryAttention rotates queries and keys, appends keys and values to the
@@ -559,9 +560,12 @@ func (g *Graph) GroupQueryAttention(a GQA) (out, key, value *Value) {
 		interleaved = 1
 	}
 	present := Out{a.PastKey.dtype, with(a.PastKey.shape, 2, Dim{Name: a.Present})}
+	attrs := []onnx.Attr{Int("num_heads", a.Heads), Int("kv_num_heads", a.KVHeads), Int("do_rotary", 1), Int("rotary_interleaved", interleaved)}
+	if a.Scale != 0 {
+		attrs = append(attrs, Flt("scale", a.Scale))
+	}
 	outs := g.OpN(onnx.Microsoft, "GroupQueryAttention",
 		[]*Value{a.QKV, nil, nil, a.PastKey, a.PastVal, a.Seqlens, a.Total, a.Cos, a.Sin},
-		[]Out{{a.QKV.dtype, with(a.QKV.shape, 2, Dim{N: a.Heads * dh})}, present, present},
-		Int("num_heads", a.Heads), Int("kv_num_heads", a.KVHeads), Int("do_rotary", 1), Int("rotary_interleaved", interleaved))
+		[]Out{{a.QKV.dtype, with(a.QKV.shape, 2, Dim{N: a.Heads * dh})}, present, present}, attrs...)
 	return outs[0], outs[1], outs[2]
 }
