@@ -256,7 +256,7 @@ func (g *Graph) OpN(domain, op string, in []*Value, outs []Out, attrs ...onnx.At
 		n.out = append(n.out, &Value{name: name, dtype: o.DType, shape: o.Shape, from: n})
 	}
 	g.nodes = append(g.nodes, n)
-	return n.out
+	return slices.Clone(n.out) // the caller may write to it
 }
 
 // Int makes an int attribute.
