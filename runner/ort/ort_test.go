@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -167,5 +168,45 @@ func TestOpenErrors(t *testing.T) {
 	}
 	if _, err := find(filepath.Join(t.TempDir(), "none.so")); err == nil {
 		t.Error("a named library that is not there was found")
+	}
+}
+
+// TestScalar: the graph reads what Set wrote last.
+func TestScalar(t *testing.T) {
+	need(t)
+	info := func(name string) []byte { // int32, rank 0
+		tensor := message(number(nil, 1, 6), 2, nil)
+		return message(message(nil, 1, []byte(name)), 2, message(nil, 1, tensor))
+	}
+	node := message(message(nil, 1, []byte("x")), 1, []byte("x"))
+	node = message(message(node, 2, []byte("y")), 4, []byte("Add"))
+	graph := message(message(message(message(nil, 1, node), 2, []byte("g")), 11, info("x")), 12, info("y"))
+	path := filepath.Join(t.TempDir(), "twice.onnx")
+	if err := os.WriteFile(path, message(message(number(nil, 1, 8), 7, graph), 8, number(nil, 2, 17)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(path, Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	x, err := NewScalar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := NewScalar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Destroy(x.Value, y.Value)
+	for _, v := range []int32{7, -3} {
+		x.Set(v)
+		runtime.GC()
+		if err := s.Run(t.Context(), []Value{x.Value}, []Value{y.Value}); err != nil {
+			t.Fatal(err)
+		}
+		if *y.at != 2*v {
+			t.Errorf("twice %d is %d", v, *y.at)
+		}
 	}
 }

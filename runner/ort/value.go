@@ -2,6 +2,7 @@ package ort
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -32,17 +33,22 @@ func Int32s(data []int32, shape ...int) (Value, error) {
 // A Scalar is an int32 value of rank 0.
 type Scalar struct {
 	Value
-	s *onnx.Scalar[int32]
+	at *int32 // in the memory that the value was made over, which Value keeps alive
 }
 
-// NewScalar makes a scalar that Set changes in place.
+// NewScalar makes a scalar that Set changes in place. The library's own Set does
+// not: it puts another slice in place of the one that onnxruntime reads.
 func NewScalar() (Scalar, error) {
 	s, err := onnx.NewEmptyScalar[int32]()
-	return Scalar{s, s}, err
+	if err != nil {
+		return Scalar{}, err
+	}
+	data := reflect.ValueOf(s).Elem().FieldByName("data")
+	return Scalar{s, (*int32)(data.UnsafePointer())}, nil
 }
 
 // Set changes the scalar.
-func (s Scalar) Set(v int32) { s.s.Set(v) }
+func (s Scalar) Set(v int32) { *s.at = v }
 
 // An Arena is memory outside of Go's heap for tensors that live as long as the
 // program: a KV cache does not count for the garbage collector, and its pages
