@@ -32,14 +32,20 @@ import (
 var (
 	bridgeTolerance  = 1e-5
 	encoderTolerance = map[string]float64{"fp32": 1e-5, "fp16": 2e-2, "int8": 2e-1}
-	decoderTolerance = map[string]float64{"fp32": 1e-4, "fp16": 1e-1, "int8": 1, "int4": 8}
+	decoderTolerance = map[string]float64{"fp32": 1e-4, "fp16": 1e-1}
+	// Random weights of a model this small bear quantising badly: single logits
+	// move by more than their deviation. So quantised decoders are held to how
+	// well all logits at a position correlate with the reference's. What is
+	// wrong correlates by 0.1 or so.
+	decoderCorrelation = map[string]float64{"int8": 0.9, "int4": 0.3}
 )
 
 // A row is one line of the report.
 type row struct {
 	part, name string
 	diff, tol  float64
-	exact      bool // it is no number: diff and tol say nothing
+	exact      bool    // it is no number: diff and tol say nothing
+	least      float64 // where set, what correlation must reach, instead of tol
 	note       string
 	ok         bool
 }
@@ -121,8 +127,11 @@ func (v *verifier) report(out io.Writer) error {
 	fmt.Fprintln(w, "part\tcase\tmax abs diff\ttolerance\tok\t")
 	for _, r := range v.rows {
 		ok, diff, tol := "yes", fmt.Sprintf("%.2g", r.diff), fmt.Sprintf("%.2g", r.tol)
-		if r.exact {
+		switch {
+		case r.exact:
 			diff, tol = "-", "exact"
+		case r.least > 0:
+			tol = fmt.Sprintf("corr. %.2g", r.least)
 		}
 		if !r.ok {
 			ok = "NO"
