@@ -132,8 +132,13 @@ func (s *Stops) UnmarshalJSON(b []byte) error {
 	return decode(b, (*[]string)(s), "stop")
 }
 
-// UnmarshalJSON reads an array; an error names the message at fault.
+// UnmarshalJSON reads an array, or null, which is none; an error names the
+// message at fault.
 func (m *Messages) UnmarshalJSON(b []byte) error {
+	*m = nil
+	if kind(b) == 'n' {
+		return nil
+	}
 	items, err := elements(b, "an array of messages")
 	if err != nil {
 		return under(err, "messages")
@@ -382,7 +387,10 @@ type Input struct {
 // UnmarshalJSON reads all forms of input. An error names the item at fault.
 func (in *Inputs) UnmarshalJSON(b []byte) error {
 	*in = nil
-	if kind(b) == '"' {
+	switch kind(b) {
+	case 'n':
+		return nil
+	case '"':
 		*in = make(Inputs, 1)
 		return decode(b, &(*in)[0].Content.Text, "input")
 	}

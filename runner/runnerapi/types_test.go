@@ -68,7 +68,6 @@ func TestDecodeErrors(t *testing.T) {
 		{"below", `{"cache":{"k":"ten"}}`, "cache.k", "integer"},
 		{"infinite", `{"cache":{"weight":1e60}}`, "cache.weight", "number"},
 		{"messages no array", `{"messages":"hi"}`, "messages", "array"},
-		{"messages null", `{"messages":null}`, "messages", "array"},
 		{"a message no object", `{"messages":["hi"]}`, "messages[0]", "object"},
 		{"role", `{"messages":[{},{"role":1}]}`, "messages[1].role", "string"},
 		{"content", `{"messages":[{"content":7}]}`, "messages[0].content", "array of parts"},
@@ -113,7 +112,7 @@ func TestDecodeInputs(t *testing.T) {
 		}
 	}
 	for body, param := range map[string]string{
-		`7`: "input", `null`: "input", `[[1,2]]`: "input[0]", `["a",7]`: "input[1]",
+		`7`: "input", `[[1,2]]`: "input[0]", `["a",7]`: "input[1]",
 		`[{"content":[{"type":"image_url"}]}]`:           "input[0].content[0].image_url",
 		`["a"` + strings.Repeat(`,"a"`, MaxInputs) + `]`: "input",
 	} {
