@@ -164,6 +164,29 @@ func TestLinearHalfScales(t *testing.T) {
 	golden.Close(t, got.Floats, affine(floats(t, x), dequantised(floats(t, w), 64, 4, true), nil, 64), 5e-2)
 }
 
+// TestLinearHalf: a weight of half precision, stored so, acts as itself, and the
+// file is half as large.
+func TestLinearHalf(t *testing.T) {
+	x, w := random(1, 3, 64), random(2, 8, 64)
+	values := floats(t, w)
+	for i, v := range values {
+		values[i] = float16.Fromfloat32(v).Float32()
+	}
+	l := Linear{Name: "l", Weight: []format.Tensor{tensor(values, 8, 64)}, Half: true}
+	var g *graph.Graph
+	got := apply(t, x, func(graph *graph.Graph, x *graph.Value) *graph.Value {
+		g = graph
+		return l.Apply(graph, x)
+	})
+	golden.Close(t, got.Floats, affine(floats(t, x), values, nil, 64), 1e-5)
+	if n := g.Tensors()[0].Bytes; n != 2*8*64 {
+		t.Errorf("stored in %d bytes", n)
+	}
+	if _, err := graph.Build(func(g *graph.Graph) { g.Output("y", l.Apply(g, g.Input("x", onnx.Float, 3, 64))) }); err == nil {
+		t.Error("a graph without open dimensions has nothing that is known late")
+	}
+}
+
 func TestLinearErrors(t *testing.T) {
 	failing := random(1, 4, 8)
 	failing.Name, failing.Read = "w.broken", func([]float32, int) error { return errors.New("disk on fire") }
