@@ -272,10 +272,12 @@ func place(t *format.Tensor, typ uint32, f io.ReaderAt, data, size int64, offset
 	}
 	t.DType = d
 	n := t.Len()
-	if row := 1; len(t.Shape) > 0 {
-		if row = t.Shape[len(t.Shape)-1]; row%d.Block() != 0 {
-			return fmt.Errorf("rows of %d are no whole blocks of %s", row, d)
-		}
+	row := 1
+	if len(t.Shape) > 0 {
+		row = t.Shape[len(t.Shape)-1]
+	}
+	if row%d.Block() != 0 {
+		return fmt.Errorf("rows of %d are no whole blocks of %s", row, d)
 	}
 	bytes := int64(n/d.Block()) * int64(d.BlockBytes())
 	if offset%uint64(align) != 0 || offset > math.MaxInt64/2 || int64(offset) > size-data || bytes > size-data-int64(offset) {
