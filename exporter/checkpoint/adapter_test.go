@@ -166,6 +166,26 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestAddRow: ranks that are and are not a multiple of four.
+func TestAddRow(t *testing.T) {
+	x := make([]float32, 7*10)
+	for i := range x {
+		x[i] = float32(i%11) - 5
+	}
+	for rank := range 8 {
+		s, dst, want := []float32{1, -2, 3, 0.5, 4, -1, 2}[:rank], make([]float32, 5), make([]float32, 5)
+		addRow(dst, s, x[2:], 10)
+		for k := range s {
+			for i := range want {
+				want[i] += s[k] * x[2+k*10+i]
+			}
+		}
+		if !slices.Equal(dst, want) { // small integers and halves: exact
+			t.Errorf("rank %d: %v, want %v", rank, dst, want)
+		}
+	}
+}
+
 // change returns the tensors of c as f leaves them; f returns false to drop one.
 func change(t testing.TB, c *Checkpoint, f func(*format.Tensor) bool) *Checkpoint {
 	t.Helper()

@@ -62,6 +62,9 @@ func same(t testing.TB, got, want *LLaMA) {
 			continue
 		}
 		x, _ := got.Tensor(n)
+		if w, _ := want.Tensor(n); x.DType != w.DType || x.Name != w.Name || !slices.Equal(x.Shape, w.Shape) {
+			t.Errorf("it is %v, want %v", x, w)
+		}
 		part := make([]float32, 37)
 		for _, from := range []int{0, 1, len(v)/2 - 5, len(v) - 37} {
 			if err := x.Read(part, from); err != nil || !slices.Equal(part, v[from:from+37]) {
