@@ -1,0 +1,201 @@
+package llama
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/checkpoint"
+	"imagebind-llm/exporter/nn"
+	"imagebind-llm/internal/format"
+	"imagebind-llm/internal/golden"
+)
+
+var (
+	full          = flag.Bool("full", false, "export a decoder of 7B's shapes: int4 takes 0.6 GB for 4 layers, 3.7 for all, in the temporary folder (or -full-dir)")
+	fullDir       = flag.String("full-dir", "", "keep it there")
+	fullPrecision = flag.String("full-precision", "int4", "its precision")
+	fullLayers    = flag.Int("full-layers", 4, "how many of the 32 layers")
+)
+
+// keys returns the full-size state dict of that name up to a layer, as
+// checkpoint/testdata/README.md says. The values are made when they are read:
+// normal enough for times and memory, nothing else.
+func keys(t testing.TB, name string, layers int) *checkpoint.Checkpoint {
+	t.Helper()
+	var list map[string][2]json.RawMessage
+	golden.JSON(t, "../checkpoint/testdata/keys/"+name+".json", &list)
+	var tensors []format.Tensor
+	for name, v := range list {
+		x := format.Tensor{Name: name, DType: format.F32}
+		var dtype string
+		if err := json.Unmarshal(v[0], &x.Shape); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(v[1], &dtype); err != nil {
+			t.Fatal(err)
+		}
+		if dtype == "float16" {
+			x.DType = format.F16
+		}
+		var layer int
+		if _, err := fmt.Sscanf(strings.TrimPrefix(name, "llama."), "layers.%d.", &layer); err == nil && layer >= layers {
+			continue
+		}
+		if name == "prefix_query.weight" {
+			x.Shape[0] = min(x.Shape[0], layers)
+		}
+		x.Read = made(uint64(len(tensors)), x)
+		tensors = append(tensors, x)
+	}
+	slices.SortFunc(tensors, func(a, b format.Tensor) int { return strings.Compare(a.Name, b.Name) })
+	return checkpoint.New(tensors...)
+}
+
+func made(seed uint64, x format.Tensor) func([]float32, int) error {
+	scale := float32(1)
+	if len(x.Shape) == 2 {
+		scale = 1 / float32(math.Sqrt(float64(x.Shape[1])))
+	}
+	if strings.HasSuffix(x.Name, "norm.weight") {
+		return func(dst []float32, from int) error {
+			for i := range dst {
+				dst[i] = 1
+			}
+			return nil
+		}
+	}
+	return func(dst []float32, from int) error {
+		for i := range dst {
+			x := (seed<<40 + uint64(from+i)) * 0x9e3779b97f4a7c15
+			x ^= x >> 29
+			dst[i] = (float32(x>>40)/(1<<23) - 1) * 1.7 * scale
+		}
+		return nil
+	}
+}
+
+func base7B(t testing.TB, layers int) *checkpoint.LLaMA {
+	return &checkpoint.LLaMA{Checkpoint: keys(t, "llama_7B_consolidated", layers), Layout: checkpoint.Meta, Config: checkpoint.LLaMAConfig{
+		Width: 4096, Layers: layers, Heads: 32, KVHeads: 32, HeadDim: 128, Hidden: 11008, Vocab: 32000,
+		NormEps: 1e-6, RopeTheta: 10000, RopeScale: 1, Context: 2048,
+	}}
+}
+
+// TestBuildFullSize: the released model and adapters build, in the sizes that
+// are expected.
+func TestBuildFullSize(t *testing.T) {
+	base := base7B(t, 32)
+	for _, variant := range variants {
+		var adapter Adapter
+		layers := 0
+		if variant != "" {
+			adapter, layers = keys(t, "adapter_7B_"+variant, 32), 32
+		}
+		for p, gigabytes := range map[nn.Precision]float64{nn.FP32: 26.96, nn.FP16: 13.48, nn.Int8: 7.70, nn.Int4: 4.47} {
+			g, d, err := Build(base, adapter, Options{Precision: p})
+			if err != nil {
+				t.Fatalf("%q, %s: %v", variant, p, err)
+			}
+			if d.HeadDim != 128 || d.AdaptedLayers != layers || d.Context != 2048 {
+				t.Errorf("%q, %s: it is %+v", variant, p, d)
+			}
+			var bytes int64
+			for _, x := range g.Tensors() {
+				bytes += x.Bytes
+			}
+			if got := float64(bytes) / 1e9; math.Abs(got-gigabytes) > 0.02*gigabytes {
+				t.Errorf("%q, %s: %.2f GB, want %.2f", variant, p, got, gigabytes)
+			}
+		}
+	}
+}
+
+// TestFullSize: memory stays near the largest tensor. By hand:
+//
+//	go test ./exporter/llama -run TestFullSize -full -v
+func TestFullSize(t *testing.T) {
+	if !*full {
+		t.Skip("wants -full: it writes up to 27 GB")
+	}
+	dir := *fullDir
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	start := time.Now()
+	g, d, err := Build(base7B(t, *fullLayers), keys(t, "adapter_7B_finetune", *fullLayers), Options{Precision: nn.Precision(*fullPrecision)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var total int64
+	if err := g.Save(filepath.Join(dir, "decoder.onnx"), func(_, all int64) { total = all }); err != nil {
+		t.Fatal(err)
+	}
+	rss := peak(t)
+	t.Logf("%d layers, %s: %d MB written in %v, peak memory %d MB", d.Layers, d.Precision, total>>20, time.Since(start).Round(time.Second), rss>>20)
+	if rss > 1500<<20 { // the head as float32, transposed: 0.5 GB and what the collector leaves
+		t.Errorf("peak memory is %d MB", rss>>20)
+	}
+}
+
+// peak returns the largest memory of the process so far, in bytes.
+func peak(t testing.TB) int64 {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS == "darwin" {
+		return u.Maxrss
+	}
+	return u.Maxrss * 1024
+}
+
+// TestBuildErrors: what is refused before anything is written.
+func TestBuildErrors(t *testing.T) {
+	base := openBase(t, filepath.Join(tiny, "7B"))
+	for _, tt := range []struct {
+		name    string
+		base    *checkpoint.LLaMA
+		adapter Adapter
+		o       Options
+		want    string
+	}{
+		{"context", base, nil, Options{Context: -1}, "a context of -1 tokens"},
+		{"adapter", base, keys(t, "adapter_7B_finetune", 32), Options{}, "width 4096 for 80"},
+		{"incomplete base", &checkpoint.LLaMA{Checkpoint: checkpoint.New(), Config: base.Config}, nil, Options{}, "tensor layers.0.attention_norm.weight is missing"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, err := Build(tt.base, tt.adapter, tt.o)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || imagebind.KindOf(err) == imagebind.Internal {
+				t.Errorf("error is %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// sums returns the hash of every weight, by name, of a decoder that is saved.
+func sums(t testing.TB, base *checkpoint.LLaMA, adapter Adapter, o Options) map[string]string {
+	t.Helper()
+	g, _, err := Build(base, adapter, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Save(filepath.Join(t.TempDir(), "decoder.onnx"), nil); err != nil {
+		t.Fatal(err)
+	}
+	list := map[string]string{}
+	for _, x := range g.Tensors() {
+		list[x.Name] = x.SHA256
+	}
+	return list
+}
