@@ -1,0 +1,42 @@
+package encoder
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestConfig(t *testing.T) {
+	c, err := ReadConfig(tiny + "config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, enc := range encoders {
+		if got := c.Heads(enc.Name); got != enc.heads {
+			t.Errorf("%s: %d heads, want %d", enc.Name, got, enc.heads)
+		}
+	}
+	if got := c.Heads("point"); got != 0 {
+		t.Errorf("point: %d heads", got)
+	}
+	if err := c.Check("audio", Info{Width: 40, Layers: 2, Embed: 64}); err != nil {
+		t.Error(err)
+	}
+	err = c.Check("audio", Info{Width: 768, Layers: 12, Embed: 64})
+	if err == nil || !strings.Contains(err.Error(), "audio_embed_dim is 40, the checkpoint has 768") || !strings.Contains(err.Error(), "audio_num_blocks") {
+		t.Errorf("error is %v", err)
+	}
+	for _, bad := range []string{"", "[]", `{"model":{"vision_num_heads":"many"}}`, `{"vision_num_heads":4}`} {
+		if c, err := parseConfig("x.json", []byte(bad)); err == nil || !strings.Contains(err.Error(), "x.json") {
+			t.Errorf("%q: %v, %v", bad, c, err)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"model":{"vision_num_heads":4,"audio_drop_path":0.1}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if c, err := parseConfig("x", raw); err == nil && len(c) == 0 {
+			t.Error("an empty config without an error")
+		}
+	})
+}
