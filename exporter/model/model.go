@@ -1,0 +1,374 @@
+// Package model makes a bundle from checkpoints: the command exporter model.
+// Every part is optional: an ImageBind alone is a server of embeddings, a LLaMA
+// alone one of plain chat. All graphs are built, and so all names and shapes
+// checked, before the first weight is written; the weights then stream through
+// one after the other.
+package model
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/bridge"
+	"imagebind-llm/exporter/checkpoint"
+	"imagebind-llm/exporter/encoder"
+	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/llama"
+	"imagebind-llm/exporter/nn"
+	"imagebind-llm/exporter/progress"
+	"imagebind-llm/internal/version"
+	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/modality/text"
+)
+
+// Options of Export. All paths but Out may be empty.
+type Options struct {
+	ImageBind   string // a state dict in the released key names
+	HeadsConfig string // JSON: head counts of other dims than the released ones
+	LLaMA       string // a folder in Meta's or Hugging Face's layout, or a .gguf
+	Delta       string // added to the base model's weights
+	Tokenizer   string // tokenizer.model, tokenizer.json or a .gguf; empty: the one beside the LLaMA
+	Adapter     string // an ImageBind-LLM checkpoint
+	Point       string // a Point-Bind encoder: refused, this version builds none
+
+	Precision        string   // of the decoder: fp32 (default), fp16, int8, int4
+	EncoderPrecision string   // of the encoders: fp32 (default), fp16, int8
+	Exact            bool     // quantised products without rounding their input: for checks, slow
+	Context          int      // tokens that the decoder can hold; 0: the model's
+	Template         string   // prompt template: a built-in's name, or a file; empty: by the checkpoints
+	Name             string   // of the bundle; empty: the last part of Out
+	Licences         []string // PART=NAME, over what is known
+	Out              string   // the bundle's folder
+}
+
+// Check finds what no export can come of: mistakes of usage.
+func (o Options) Check() error {
+	p, err := nn.ParsePrecision(o.Precision)
+	if err != nil {
+		return fmt.Errorf("--precision: %w", err)
+	}
+	ep, err := nn.ParsePrecision(o.EncoderPrecision)
+	if err != nil {
+		return fmt.Errorf("--encoder-precision: %w", err)
+	}
+	fail := func(format string, args ...any) error { return imagebind.Errorf(imagebind.Invalid, format, args...) }
+	switch {
+	case o.Point != "":
+		return fail("--point: this version builds no point encoder; leave it out")
+	case o.ImageBind == "" && o.LLaMA == "":
+		return fail("nothing to export: give --imagebind, --llama or both")
+	case o.Out == "":
+		return fail("no --out: name the bundle's folder")
+	case o.Adapter != "" && o.LLaMA == "":
+		return fail("--adapter needs the --llama that it was trained on")
+	case o.Delta != "" && o.LLaMA == "":
+		return fail("--delta needs the --llama that it is added to")
+	case o.Tokenizer != "" && o.LLaMA == "":
+		return fail("--tokenizer is of a language model: give --llama too")
+	case o.HeadsConfig != "" && o.ImageBind == "":
+		return fail("--heads-config is of --imagebind, which is not given")
+	case ep == nn.Int4:
+		return fail("--encoder-precision int4: it is fp32, fp16 or int8")
+	case o.Exact && p != nn.Int8 && p != nn.Int4 && ep != nn.Int8:
+		return fail("--exact is of int8 and int4 weights, and there are none")
+	case o.Context < 0:
+		return fail("--context %d: it is a number of tokens", o.Context)
+	}
+	_, err = (&export{Options: o}).licences()
+	return err
+}
+
+// Export makes the bundle and reports on out what it does. It leaves nothing
+// behind when it fails or ctx ends; an earlier bundle at o.Out is replaced only
+// by a whole new one.
+func Export(ctx context.Context, o Options, out io.Writer) (err error) {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	start := time.Now()
+	w, err := bundle.Create(o.Out)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	x := &export{Options: o, out: out, w: w, files: map[string][]byte{}, m: bundle.Manifest{
+		Name: o.Name, Exporter: version.String(), Sampling: bundle.DefaultSampling(), Cache: bundle.DefaultCache(),
+	}}
+	if x.m.Name == "" {
+		x.m.Name = filepath.Base(filepath.Clean(o.Out))
+	}
+	defer func() { err = errors.Join(err, x.close()) }()
+	x.leftovers()
+	for _, build := range []func() error{x.encoders, x.language, x.fit} {
+		if err := build(); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if x.m.Licences, err = x.licences(); err != nil {
+		return err
+	}
+	if err := x.save(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "checksums")
+	if err := w.Commit(&x.m); err != nil {
+		return err
+	}
+	var bytes int64
+	for _, f := range x.m.Files {
+		bytes += f.Bytes
+	}
+	fmt.Fprintf(out, "bundle %s: %d files, %s, in %s\n", o.Out, len(x.m.Files), progress.Size(bytes), time.Since(start).Round(100*time.Millisecond))
+	return nil
+}
+
+// An export under way.
+type export struct {
+	Options
+	out    io.Writer
+	w      *bundle.Writer
+	m      bundle.Manifest
+	graphs []pending
+	files  map[string][]byte // small ones, by name
+	open   []io.Closer
+
+	baseLicence string // that the .gguf states
+}
+
+// pending is a graph that is built and not written.
+type pending struct {
+	title, name string
+	graph       *graph.Graph
+}
+
+func (x *export) close() error {
+	var errs []error
+	for _, c := range x.open {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (x *export) notef(format string, args ...any) {
+	fmt.Fprintf(x.out, "note: "+format+"\n", args...)
+}
+
+// leftovers tells of folders that killed exports left: they are as large as a bundle.
+func (x *export) leftovers() {
+	parent, base := filepath.Split(filepath.Clean(x.Out))
+	old, _ := filepath.Glob(filepath.Join(parent, "."+base+".partial-*"))
+	for _, dir := range old {
+		if dir != filepath.Clean(x.w.Path(".")) {
+			x.notef("%s is what an export left that was killed, unless it is still at work; remove it", dir)
+		}
+	}
+}
+
+// encoders builds a graph for every trunk of the checkpoint that some kind of
+// input is read for.
+func (x *export) encoders() error {
+	if x.ImageBind == "" {
+		return nil
+	}
+	ck, err := checkpoint.Open(x.ImageBind)
+	if err != nil {
+		return fmt.Errorf("--imagebind: %w", err)
+	}
+	x.open = append(x.open, ck)
+	var heads encoder.Config
+	if x.HeadsConfig != "" {
+		if heads, err = encoder.ReadConfig(x.HeadsConfig); err != nil {
+			return fmt.Errorf("--heads-config: %w", err)
+		}
+	}
+	p, err := nn.ParsePrecision(x.EncoderPrecision)
+	if err != nil {
+		return err
+	}
+	if err := x.known(ck); err != nil {
+		return fmt.Errorf("--imagebind %s: %w", x.ImageBind, err)
+	}
+	var errs []error
+	for _, spec := range all.Specs {
+		e := spec.Encoder
+		if i := slices.IndexFunc(x.m.Encoders, func(b bundle.Encoder) bool { return b.Name == e.Name }); i >= 0 {
+			x.m.Encoders[i].Modalities = append(x.m.Encoders[i].Modalities, spec.Name)
+			continue
+		}
+		if !encoder.Has(ck, e) {
+			continue
+		}
+		g, info, err := encoder.Build(ck, e, encoder.Options{Heads: heads.Heads(e.Name), Precision: p, Exact: x.Exact})
+		if err == nil {
+			err = heads.Check(e.Name, info)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		name := e.Name + ".onnx"
+		x.graphs = append(x.graphs, pending{"encoder " + e.Name, name, g})
+		x.m.Encoders = append(x.m.Encoders, bundle.Encoder{
+			Name: e.Name, Modalities: []string{spec.Name}, Graph: name, Input: e.Input, Ints: e.Ints,
+			Embed: info.Embed, Width: info.Width, Layers: info.Layers, Heads: info.Heads, Precision: string(p),
+			Preprocessing: e.Preprocessing,
+		})
+		if e.Ints {
+			x.files[vocabulary] = text.Vocabulary
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("--imagebind %s: %w", x.ImageBind, err)
+	}
+	if len(x.m.Encoders) == 0 {
+		return imagebind.Errorf(imagebind.Invalid, "--imagebind %s holds no encoder that this version reads inputs for (%s)", x.ImageBind, strings.Join(encoderNames(), ", "))
+	}
+	return nil
+}
+
+// vocabulary is the text encoder's, for whoever reads the bundle: the runner
+// has it built in.
+const vocabulary = "bpe.txt.gz"
+
+func encoderNames() []string {
+	var names []string
+	for _, s := range all.Specs {
+		if !slices.Contains(names, s.Encoder.Name) {
+			names = append(names, s.Encoder.Name)
+		}
+	}
+	return names
+}
+
+// branches are where an ImageBind has one part a modality; pointTrunk is
+// Point-Bind's own.
+var branches = []string{"modality_preprocessors.", "modality_trunks.", "modality_heads.", "modality_postprocessors."}
+
+const pointTrunk = "point_trunk."
+
+// known refuses tensors that are no ImageBind's and tells which encoders are
+// left out: those that no input is read for.
+func (x *export) known(ck *checkpoint.Checkpoint) error {
+	read := encoderNames()
+	var strange, left []string
+	for _, name := range ck.Names() {
+		var of string
+		for _, b := range branches {
+			if rest, ok := strings.CutPrefix(name, b); ok {
+				of, _, _ = strings.Cut(rest, ".")
+			}
+		}
+		switch {
+		case strings.HasPrefix(name, pointTrunk):
+			of = "point"
+		case of == "":
+			strange = append(strange, name)
+			continue
+		}
+		if !slices.Contains(read, of) && !slices.Contains(left, of) {
+			left = append(left, of)
+		}
+	}
+	if len(strange) > 0 {
+		const most = 20
+		more := ""
+		if len(strange) > most {
+			more = fmt.Sprintf(" and %d more", len(strange)-most)
+		}
+		return imagebind.Errorf(imagebind.Invalid, "tensors that are no part of an ImageBind: %s%s", strings.Join(strange[:min(most, len(strange))], ", "), more)
+	}
+	if len(left) > 0 {
+		x.notef("left out, this version reads no such inputs: %s", strings.Join(left, ", "))
+	}
+	return nil
+}
+
+// language builds decoder and bridge and finds the tokenizer.
+func (x *export) language() error {
+	if x.LLaMA == "" {
+		return nil
+	}
+	base, err := checkpoint.OpenLLaMA(x.LLaMA, x.Delta)
+	if err != nil {
+		return fmt.Errorf("--llama: %w", err)
+	}
+	x.open = append(x.open, base)
+	x.baseLicence, _ = base.Metadata["general.license"].(string)
+	o := llama.Options{Exact: x.Exact, Context: x.Context}
+	if o.Precision, err = nn.ParsePrecision(x.Precision); err != nil {
+		return err
+	}
+	var adapter *checkpoint.Checkpoint
+	var over llama.Adapter // nil without an adapter
+	if x.Adapter != "" {
+		if adapter, err = checkpoint.Open(x.Adapter); err != nil {
+			return fmt.Errorf("--adapter: %w", err)
+		}
+		x.open = append(x.open, adapter)
+		over = adapter
+	}
+	g, d, err := llama.Build(base, over, o)
+	switch {
+	case err != nil && adapter != nil:
+		return fmt.Errorf("--llama %s with --adapter %s: %w", x.LLaMA, x.Adapter, err)
+	case err != nil:
+		return fmt.Errorf("--llama %s: %w", x.LLaMA, err)
+	}
+	d.Graph = "decoder.onnx"
+	x.graphs = append(x.graphs, pending{"decoder", d.Graph, g})
+	if err := x.tokens(base, &d); err != nil {
+		return err
+	}
+	x.m.Decoder = &d
+	x.m.Cache.Enabled = adapter != nil // nothing is looked up for plain chat
+	if adapter == nil {
+		return nil
+	}
+	g, b, err := bridge.Build(base, adapter, d.AdaptedLayers)
+	if err != nil {
+		return fmt.Errorf("--adapter %s: %w", x.Adapter, err)
+	}
+	b.Graph = "bridge.onnx"
+	x.graphs = append(x.graphs, pending{"bridge", b.Graph, g})
+	x.m.Bridge = &b
+	return nil
+}
+
+// fit holds the parts against each other before the long work.
+func (x *export) fit() error {
+	if b, e := x.m.Bridge, x.m.Embed(); b != nil && e > 0 && b.Embed != e {
+		return imagebind.Errorf(imagebind.Invalid, "--adapter %s takes embeddings of %d values, --imagebind %s gives %d: they are of different models", x.Adapter, b.Embed, x.ImageBind, e)
+	}
+	return nil
+}
+
+// save writes all files but the manifest.
+func (x *export) save(ctx context.Context) error {
+	for name, data := range x.files {
+		if err := os.WriteFile(x.w.Path(name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	bars := progress.New(x.out)
+	for i, p := range x.graphs {
+		bar := bars.Start(p.title, 0, progress.Bytes)
+		if err := p.graph.SaveContext(ctx, x.w.Path(p.name), bar.Set); err != nil {
+			return fmt.Errorf("write %s: %w", p.title, err)
+		}
+		bar.Finish()
+		x.graphs[i].graph = nil
+	}
+	return nil
+}

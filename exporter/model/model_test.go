@@ -1,0 +1,315 @@
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/verify"
+	"imagebind-llm/internal/golden"
+	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/ort"
+	"imagebind-llm/runner/prompt"
+	"imagebind-llm/runner/tokenizer"
+)
+
+const (
+	testdata = "../../testdata/golden/"
+	tiny     = testdata + "llama-adapter-tiny/"
+)
+
+// tinyOptions export the checkpoints that the goldens are of.
+func tinyOptions(t *testing.T, adapter string) Options {
+	return Options{
+		ImageBind: testdata + "imagebind-tiny/checkpoint.pth", HeadsConfig: testdata + "imagebind-tiny/config.json",
+		LLaMA: tiny + "7B", Tokenizer: tiny + "tokenizer.model", Adapter: tiny + adapter, Out: filepath.Join(t.TempDir(), "bundle"),
+	}
+}
+
+func wantORT(t *testing.T) {
+	t.Helper()
+	if _, err := ort.Load(""); err != nil {
+		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
+	}
+}
+
+// TestVerify: at every precision and for every kind of adapter the bundle
+// computes what the reference does.
+func TestVerify(t *testing.T) {
+	wantORT(t)
+	tests := []struct {
+		name, adapter, precision, encoders string
+		exact                              bool
+		parts                              []string // that the report has
+	}{
+		{"fp32", "adapter-finetune.pth", "", "", false, []string{"encoder vision fp32", "encoder text fp32", "encoder audio fp32", "tokenizer", "bridge rmsnorm", "injection_after_wo", "decoder fp32", "image/alpaca"}},
+		{"legacy", "adapter-legacy.pth", "", "", false, []string{"bridge legacy", "legacy_image_cache/short"}},
+		{"pretrain", "adapter-pretrain.pth", "", "", false, []string{"pretrain_image/short"}},
+		{"fp16", "adapter-finetune.pth", "fp16", "fp16", false, []string{"decoder fp16", "encoder vision fp16"}},
+		{"int8", "adapter-finetune.pth", "int8", "int8", false, []string{"decoder int8", "encoder vision int8"}},
+		{"int8, exact", "adapter-finetune.pth", "int8", "int8", true, []string{"decoder int8"}},
+		{"int4", "adapter-finetune.pth", "int4", "", false, []string{"decoder int4"}},
+		{"int4, exact", "adapter-finetune.pth", "int4", "", true, []string{"decoder int4"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := tinyOptions(t, tt.adapter)
+			o.Precision, o.EncoderPrecision, o.Exact = tt.precision, tt.encoders, tt.exact
+			if err := Export(t.Context(), o, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			err := verify.Run(t.Context(), o.Out, testdata, ort.Options{Threads: 1}, &out)
+			t.Log("\n" + out.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range tt.parts {
+				if !strings.Contains(out.String(), p) {
+					t.Errorf("the report has no %q", p)
+				}
+			}
+		})
+	}
+}
+
+// TestBase: a LLaMA without an adapter, and the tokenizer that lies beside it.
+func TestBase(t *testing.T) {
+	o := Options{LLaMA: tiny + "7B", Name: "base", Out: filepath.Join(t.TempDir(), "b")}
+	var out bytes.Buffer
+	if err := Export(t.Context(), o, &out); err != nil {
+		t.Fatal(err)
+	}
+	b, err := bundle.Open(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := b.Decoder
+	if b.Name != "base" || b.Bridge != nil || len(b.Encoders) > 0 || b.Cache.Enabled || d.AdaptedLayers != 0 || d.Template != "plain" || d.Tokenizer != "tokenizer.model" ||
+		d.BOS != 1 || !slices.Equal(d.Stop, []int{2}) {
+		t.Errorf("the manifest is %+v", b.Manifest)
+	}
+	if !strings.Contains(out.String(), "tokenizer.model") {
+		t.Errorf("the tokenizer that was found is not named:\n%s", out.String())
+	}
+	wantORT(t)
+	out.Reset()
+	if err := verify.Run(t.Context(), o.Out, testdata, ort.Options{Threads: 1}, &out); err != nil || !strings.Contains(out.String(), "base/") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestEmbeddings: an ImageBind alone.
+func TestEmbeddings(t *testing.T) {
+	o := tinyOptions(t, "")
+	o.LLaMA, o.Tokenizer, o.Adapter = "", "", ""
+	var out bytes.Buffer
+	if err := Export(t.Context(), o, &out); err != nil {
+		t.Fatal(err)
+	}
+	b, err := bundle.Open(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Name != "bundle" || b.Decoder != nil || b.Embed() != 64 || !slices.Equal(b.Modalities(), []string{"image", "audio", "text"}) {
+		t.Errorf("the manifest is %+v", b.Manifest)
+	}
+	for _, e := range b.Encoders {
+		if len(e.Preprocessing) == 0 || e.Heads != 4 {
+			t.Errorf("encoder %+v", e)
+		}
+	}
+	if !strings.Contains(out.String(), "left out, this version reads no such inputs: depth, thermal, imu") {
+		t.Errorf("what is left out is not named:\n%s", out.String())
+	}
+	if _, err := os.Stat(b.Path(vocabulary)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDamage: a weight that is off makes verify fail and name the part.
+func TestDamage(t *testing.T) {
+	wantORT(t)
+	o := tinyOptions(t, "adapter-finetune.pth")
+	if err := Export(t.Context(), o, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for file, part := range map[string]string{"vision.onnx.data": "encoder vision fp32", "bridge.onnx.data": "bridge rmsnorm", "decoder.onnx.data": "decoder fp32"} {
+		path := filepath.Join(o.Out, file)
+		whole := golden.Bytes(t, path)
+		bad := slices.Clone(whole)
+		// One in 101 bytes of the last quarter: some are of weights that every case uses.
+		for i := len(bad) * 3 / 4; i < len(bad); i += 101 {
+			bad[i] ^= 0x40
+		}
+		if err := os.WriteFile(path, bad, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		err := verify.Run(t.Context(), o.Out, testdata, ort.Options{Threads: 1}, &out)
+		if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), "files") || !strings.Contains(out.String(), file) {
+			t.Errorf("%s: error is %v\n%s", file, err, out.String())
+		}
+		if err := os.WriteFile(path, whole, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRefusals: what does not fit is refused before anything long, and nothing
+// is left of it.
+func TestRefusals(t *testing.T) {
+	few := filepath.Join(t.TempDir(), "tokenizer.json")
+	if err := os.WriteFile(few, []byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"added_tokens":[],"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},"decoder":{"type":"ByteLevel"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		change func(*Options)
+		says   string
+	}{
+		{"no such file", func(o *Options) { o.ImageBind = "none.pth" }, "none.pth"},
+		{"adapter for ImageBind", func(o *Options) { o.ImageBind = tiny + "adapter-finetune.pth" }, "image_bind_proj.weight"},
+		{"heads of another model", func(o *Options) { o.HeadsConfig = "../../demo/heads.json" }, "heads"},
+		{"no heads", func(o *Options) { o.HeadsConfig = "" }, "--heads-config"},
+		{"larger tokenizer", func(o *Options) { o.Tokenizer = "../../demo/llama/tokenizer.model" }, "2048"},
+		{"other base", func(o *Options) { o.LLaMA = "../../demo/llama"; o.Tokenizer = "" }, "another base model than this one: width 80 for 256"},
+		{"ImageBind of other width", func(o *Options) {
+			o.ImageBind, o.HeadsConfig = "../../demo/imagebind_demo.pth", "../../demo/heads.json"
+		}, "embeddings of 64 values"},
+		{"template", func(o *Options) { o.Template = "alpacca" }, "alpacca"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := tinyOptions(t, "adapter-finetune.pth")
+			tt.change(&o)
+			err := Export(t.Context(), o, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error is %v, want %q", err, tt.says)
+			}
+			if entries, _ := os.ReadDir(filepath.Dir(o.Out)); len(entries) > 0 {
+				t.Errorf("left behind: %v", entries)
+			}
+		})
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for name, o := range map[string]Options{
+		"nothing":        {Out: "x"},
+		"exact of fp32":  {LLaMA: "x", Out: "x", Exact: true},
+		"context":        {LLaMA: "x", Out: "x", Context: -1},
+		"delta alone":    {ImageBind: "x", Out: "x", Delta: "d"},
+		"tokenizer":      {ImageBind: "x", Out: "x", Tokenizer: "t"},
+		"heads":          {LLaMA: "x", Out: "x", HeadsConfig: "h"},
+		"licence's part": {LLaMA: "x", Out: "x", Licences: []string{"imagebind=MIT"}},
+		"licence":        {LLaMA: "x", Out: "x", Licences: []string{"llama"}},
+	} {
+		if err := o.Check(); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := (Options{LLaMA: "x", Out: "x", EncoderPrecision: "int8", Exact: true, Licences: []string{"llama=MIT"}}).Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNeighbours: what the files beside a Hugging Face tokenizer say.
+func TestNeighbours(t *testing.T) {
+	special, err := tokenizer.Parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"</s>":1,"<end>":2},"merges":[]},` +
+		`"added_tokens":[{"id":1,"content":"</s>","special":true},{"id":2,"content":"<end>","special":true}],` +
+		`"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},"decoder":{"type":"ByteLevel"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name  string
+		files map[string]string
+		want  neighbours
+	}{
+		{"nothing", nil, neighbours{}},
+		{"config", map[string]string{"config.json": `{"eos_token_id":1}`}, neighbours{stop: []int{1}}},
+		{"generation config first", map[string]string{"config.json": `{"eos_token_id":1}`, "generation_config.json": `{"eos_token_id":[2,0]}`}, neighbours{stop: []int{2, 0}}},
+		{"none of them", map[string]string{"config.json": `{"eos_token_id":null}`}, neighbours{}},
+		{"token by name", map[string]string{"tokenizer_config.json": `{"eos_token":"<end>","add_bos_token":false,"chat_template":"T"}`}, neighbours{stop: []int{2}, noBOS: true, template: "T"}},
+		{"token as an object", map[string]string{"tokenizer_config.json": `{"eos_token":{"content":"</s>","lstrip":false},"add_bos_token":true}`, "config.json": `{"eos_token_id":2}`}, neighbours{stop: []int{2, 1}}},
+		{"named templates", map[string]string{"tokenizer_config.json": `{"chat_template":[{"name":"tools","template":"A"},{"name":"default","template":"B"},{"name":"rag","template":"C"}]}`}, neighbours{template: "B"}},
+		{"template of its own", map[string]string{"tokenizer_config.json": `{"chat_template":"T"}`, "chat_template.jinja": "J"}, neighbours{template: "J"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, content := range tt.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := readNeighbours(dir, special)
+			if err != nil || !slices.Equal(got.stop, tt.want.stop) || got.noBOS != tt.want.noBOS || got.template != tt.want.template {
+				t.Errorf("%+v, %v, want %+v", got, err, tt.want)
+			}
+		})
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readNeighbours(dir, special); err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("broken config: %v", err)
+	}
+}
+
+func TestTemplate(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "chat.tmpl")
+	const own = "{{range .Messages}}{{.Content}}!{{end}}"
+	if err := os.WriteFile(file, []byte(own), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, chosen, adapter, jinja, want string
+	}{
+		{"adapter", "", "a.pth", "", "alpaca"},
+		{"adapter, over the base's", "", "a.pth", "<|im_start|>", "alpaca"},
+		{"chosen over the adapter's", "plain", "a.pth", "", "plain"},
+		{"recognised", "", "", "{{'<|im_start|>' + m}}", "chatml"},
+		{"base model", "", "", "", "plain"},
+		{"file", file, "", "", own},
+	}
+	for _, tt := range tests {
+		x := &export{Options: Options{Template: tt.chosen, Adapter: tt.adapter}, out: io.Discard}
+		if got, err := x.template(tt.jinja); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v, want %q", tt.name, got, err, tt.want)
+		}
+	}
+	x := &export{out: io.Discard}
+	if _, err := x.template("{{ strange }}"); err == nil || !strings.Contains(err.Error(), prompt.Names()[0]) {
+		t.Errorf("an unknown template: %v", err)
+	}
+}
+
+// FuzzNeighbours: any content of the small JSON files is read or refused.
+func FuzzNeighbours(f *testing.F) {
+	f.Add([]byte(`{"eos_token_id":[1,2],"eos_token":{"content":"x"},"add_bos_token":false,"chat_template":[{"name":"a","template":"b"}]}`))
+	f.Add([]byte(`{"eos_token_id":null,"eos_token":3,"chat_template":{}}`))
+	tok, err := tokenizer.Open(tiny + "tokenizer.model")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		dir := t.TempDir()
+		for _, name := range []string{"config.json", "tokenizer_config.json"} {
+			if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := readNeighbours(dir, tok); err == nil != json.Valid(raw) && err == nil {
+			t.Errorf("%q is no JSON and was read", raw)
+		}
+	})
+}
