@@ -1,0 +1,254 @@
+// The exporter turns checkpoints into a bundle that the runner serves, asks a
+// retriever to rebuild a feature cache, and says what files hold and whether a
+// bundle computes what the reference does. Its parts are packages below; this
+// file is flags and wiring.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"imagebind-llm/exporter/inspect"
+	"imagebind-llm/exporter/model"
+	"imagebind-llm/exporter/rebuild"
+	"imagebind-llm/exporter/verify"
+	"imagebind-llm/internal/config"
+	"imagebind-llm/internal/version"
+	"imagebind-llm/runner/ort"
+)
+
+// options are the keys of configs/exporter.yaml, with their help. A command has
+// flags for those that it uses.
+type options struct {
+	ImageBind        string   `koanf:"imagebind" help:"ImageBind state dict (.pth, .safetensors) in the released key names"`
+	HeadsConfig      string   `koanf:"heads_config" help:"JSON with head counts, for an ImageBind of other dims than the released one"`
+	Point            string   `koanf:"point" help:"Point-Bind point encoder (not built by this version)"`
+	LLaMA            string   `koanf:"llama" help:"base model: a folder in Meta's or Hugging Face's layout, or a .gguf"`
+	Delta            string   `koanf:"delta" help:"weight delta to add to the base model first"`
+	Tokenizer        string   `koanf:"tokenizer" help:"tokenizer.model, tokenizer.json or a .gguf; empty: the one with --llama"`
+	Adapter          string   `koanf:"adapter" help:"ImageBind-LLM checkpoint: bind network, gates, prefix queries, LoRA, biases, norms"`
+	Precision        string   `koanf:"precision" help:"of the decoder's weights: fp32, fp16, int8 or int4"`
+	EncoderPrecision string   `koanf:"encoder_precision" help:"of the encoders' weights: fp32, fp16 or int8"`
+	Exact            bool     `koanf:"exact" help:"int8 and int4 products without rounding their input: for checks, many times slower"`
+	Context          int      `koanf:"context" help:"tokens that the decoder can hold, prompt and answer together; 0: the model's"`
+	Template         string   `koanf:"template" help:"prompt template: a built-in's name or a file; empty: by the checkpoints"`
+	Name             string   `koanf:"name" help:"name of the model in the API; empty: the last part of --out"`
+	Licence          []string `koanf:"licence" help:"PART=NAME, terms of a part (imagebind, llama, adapter); repeatable"`
+	Out              string   `koanf:"out" help:"folder of the bundle; an earlier bundle there is replaced"`
+
+	Retriever  string `koanf:"retriever" help:"URL of the retriever"`
+	Key        string `koanf:"key" secret:"true" help:"bearer key of the retriever"`
+	Collection string `koanf:"collection" help:"collection to build anew"`
+	Path       string `koanf:"path" help:"features or media, a path under the retriever's --source-root"`
+	Runner     string `koanf:"runner" help:"URL of a runner that embeds media first; empty: the path holds features"`
+	Index      string `koanf:"index" help:"index of the new generation; empty: the collection's"`
+	NoWait     bool   `koanf:"no_wait" help:"start the job and return, instead of following it"`
+
+	JSON   bool   `koanf:"json" help:"write JSON"`
+	SHA256 string `koanf:"sha256" help:"hash files and tensors: always, never, or auto: up to 1 GiB"`
+
+	Goldens string      `koanf:"goldens" help:"folder of the reference's tensors; empty: checksums only"`
+	ORTLib  string      `koanf:"ort_lib" help:"onnxruntime library; empty: where it is usually found"`
+	ORT     ort.Options `koanf:"ort"`
+
+	LogFormat string `koanf:"log_format" help:"text or json, on stderr"`
+	LogLevel  string `koanf:"log_level" help:"debug, info, warn or error"`
+}
+
+func defaults() *options {
+	return &options{Precision: "fp32", EncoderPrecision: "fp32", Retriever: "http://localhost:8081", Collection: "default",
+		SHA256: "auto", ORT: ort.Options{Provider: "cpu"}, LogFormat: "text", LogLevel: "info"}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "exporter:", err)
+	}
+	var bad usage
+	switch {
+	case errors.As(err, &bad):
+		os.Exit(2)
+	case err != nil:
+		os.Exit(1)
+	}
+}
+
+// usage is a mistake on the command line or in the config.
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
+
+// A command is one of the exporter's.
+type command struct {
+	cobra.Command
+	flags []string // of options
+	// check finds mistakes of usage; nil finds none.
+	check func() error
+	work  func(ctx context.Context, args []string) error
+}
+
+// run is the program: 0 for nil, 2 for a usage error, 1 for others.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, started := defaults(), false
+	root := &cobra.Command{
+		Use: "exporter", Short: "Checkpoints to bundles, features to a feature cache",
+		Version: version.String(), SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	for _, c := range o.commands(out) {
+		c.Version = version.String()
+		c.RunE = func(cc *cobra.Command, args []string) error {
+			if err := config.Load(cc.Flags(), "EXPORTER", o); err != nil {
+				return err
+			}
+			if err := config.SetLog(o.LogFormat, o.LogLevel); err != nil {
+				return err
+			}
+			if c.check != nil {
+				if err := c.check(); err != nil {
+					return err
+				}
+			}
+			started = true
+			return c.work(cc.Context(), args)
+		}
+		all := pflag.NewFlagSet("", pflag.ContinueOnError)
+		config.Flags(all, o)
+		for _, name := range append(c.flags, "config", "log-format", "log-level") {
+			c.Flags().AddFlag(all.Lookup(name))
+		}
+		c.Flags().SortFlags = false
+		root.AddCommand(&c.Command)
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetArgs(args)
+	root.SetOut(out)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started {
+		return usage{fmt.Errorf("%w (see exporter --help)", err)}
+	}
+	return err
+}
+
+const configNote = `
+
+Every flag is also a key of the file that --config names (configs/exporter.yaml
+lists them) and an environment variable, as in EXPORTER_LOG_FORMAT; flags go over
+the environment, that over the file.`
+
+func (o *options) commands(out io.Writer) []*command {
+	return []*command{{
+		Command: cobra.Command{
+			Use: "model", Short: "Make a bundle from checkpoints", Args: cobra.NoArgs,
+			Long: `Make a bundle from checkpoints. Every part is optional: --imagebind alone is a
+server of embeddings, --llama alone one of plain chat. The bundle appears whole
+or not at all.` + configNote,
+			Example: `  exporter model --imagebind imagebind_huge.pth --llama llama/7B --tokenizer llama/tokenizer.model \
+    --adapter adapter.pth --precision int8 --out bundle
+  exporter model --imagebind demo/imagebind_demo.pth --heads-config demo/heads.json --llama demo/llama \
+    --tokenizer demo/llama/tokenizer.model --adapter demo/adapter_demo.pth --out bundle
+  exporter model --llama SmolLM2-135M-Instruct-Q4_1.gguf --out bundle`,
+		},
+		flags: []string{"imagebind", "heads-config", "point", "llama", "delta", "tokenizer", "adapter", "precision", "encoder-precision",
+			"exact", "context", "template", "name", "licence", "out"},
+		check: func() error { return o.model().Check() },
+		work:  func(ctx context.Context, _ []string) error { return model.Export(ctx, o.model(), out) },
+	}, {
+		Command: cobra.Command{
+			Use: "cache", Short: "Rebuild a feature cache on a retriever", Args: cobra.NoArgs,
+			Long: `Start a job on a retriever that builds a collection anew beside the one that
+serves, and follow it. The path is the retriever's, under its --source-root:
+.npy, .parquet, .safetensors, a faiss .index, a folder of such, or media with --runner.` + configNote,
+			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
+  exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait`,
+		},
+		flags: []string{"retriever", "key", "collection", "path", "runner", "index", "no-wait"},
+		check: func() error {
+			if o.Path == "" {
+				return errors.New("no --path: name features or media under the retriever's --source-root")
+			}
+			return nil
+		},
+		work: func(ctx context.Context, _ []string) error {
+			return rebuild.Run(ctx, rebuild.Options{Retriever: o.Retriever, Key: o.Key, Collection: o.Collection, Path: o.Path,
+				Runner: o.Runner, Index: o.Index, Wait: !o.NoWait}, out)
+		},
+	}, {
+		Command: cobra.Command{
+			Use: "inspect PATH", Short: "Say what a file, a folder of weights or a bundle holds", Args: cobra.ExactArgs(1),
+			Long: `Say what a checkpoint (.pth, .pt), .safetensors (single, sharded), .gguf, .npy,
+faiss .index, .onnx, a folder of them, or a bundle holds: names, types, shapes,
+metadata, sha256. A tensor's hash is of its elements, little-endian and
+row-major, so that it is the same in every format.` + configNote,
+			Example: `  exporter inspect demo/imagebind_demo.pth
+  exporter inspect --json --sha256 never llama/7B
+  exporter inspect bundle`,
+		},
+		flags: []string{"json", "sha256"},
+		check: func() error {
+			if o.SHA256 != "auto" && o.SHA256 != "always" && o.SHA256 != "never" {
+				return fmt.Errorf("--sha256 %q: it is auto, always or never", o.SHA256)
+			}
+			return nil
+		},
+		work: func(ctx context.Context, args []string) error { return o.inspect(ctx, args[0], out) },
+	}, {
+		Command: cobra.Command{
+			Use: "verify BUNDLE", Short: "Hold a bundle against the reference's numbers", Args: cobra.ExactArgs(1),
+			Long: `Check a bundle's files against their sha256, and with --goldens its graphs
+against tensors that the reference code computed from the same checkpoints, part
+by part. Any difference beyond tolerance is an error.` + configNote,
+			Example: `  exporter verify bundle --goldens testdata/golden
+  exporter verify bundle`,
+		},
+		flags: []string{"goldens", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-gpu-memory"},
+		work: func(ctx context.Context, args []string) error {
+			if _, err := ort.Load(o.ORTLib); err != nil && o.Goldens != "" {
+				return err
+			}
+			return verify.Run(ctx, args[0], o.Goldens, o.ORT, out)
+		},
+	}}
+}
+
+func (o *options) model() model.Options {
+	return model.Options{ImageBind: o.ImageBind, HeadsConfig: o.HeadsConfig, Point: o.Point, LLaMA: o.LLaMA, Delta: o.Delta,
+		Tokenizer: o.Tokenizer, Adapter: o.Adapter, Precision: o.Precision, EncoderPrecision: o.EncoderPrecision, Exact: o.Exact,
+		Context: o.Context, Template: o.Template, Name: o.Name, Licences: o.Licence, Out: o.Out}
+}
+
+// hashed is up to how many bytes inspect hashes without being told to.
+const hashed = 1 << 30
+
+func (o *options) inspect(ctx context.Context, path string, out io.Writer) error {
+	hash := o.SHA256 == "always"
+	if o.SHA256 == "auto" {
+		n, err := inspect.Size(path)
+		if err != nil {
+			return err
+		}
+		hash = n <= hashed
+	}
+	r, err := inspect.Open(ctx, path, inspect.Options{Hash: hash})
+	if err != nil {
+		return err
+	}
+	if !o.JSON {
+		return r.Text(out)
+	}
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
