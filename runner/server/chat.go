@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -205,7 +204,7 @@ func (e *eventStream) beat(ctx context.Context) {
 // where it is asked for. The last chunk has bind. chunk is what all have.
 func (s *Server) stream(c *gin.Context, p reply, chunk runnerapi.ChatChunk) {
 	events := &eventStream{w: c.Writer, conn: http.NewResponseController(c.Writer)}
-	defer events.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // the connection is gone then
+	defer func() { _ = events.conn.SetWriteDeadline(time.Time{}) }()
 	ctx, stop := context.WithCancel(c.Request.Context())
 	var beating sync.WaitGroup
 	beating.Go(func() { events.beat(ctx) })
@@ -274,6 +273,6 @@ func (s *Server) streamError(c *gin.Context, events *eventStream, err error) {
 	if imagebind.KindOf(err) == imagebind.Internal {
 		level = slog.LevelError
 	}
-	slog.Log(c.Request.Context(), level, "stream ended with an error", "status", status, "request_id", httpapi.RequestID(c.Request.Context()), "err", fmt.Sprint(err))
+	slog.Log(c.Request.Context(), level, "stream ended with an error", "status", status, "request_id", httpapi.RequestID(c.Request.Context()), "err", err)
 	_ = events.send(body) // the client may have left
 }

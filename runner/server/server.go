@@ -172,7 +172,7 @@ func (s *Server) bounded(c *gin.Context) {
 	c.Request = c.Request.WithContext(ctx)
 	conn := http.NewResponseController(c.Writer)
 	if conn.SetReadDeadline(time.Now().Add(s.o.Timeout+time.Second)) == nil { // a test's recorder has none
-		defer conn.SetReadDeadline(time.Time{}) //nolint:errcheck // the connection is gone then
+		defer func() { _ = conn.SetReadDeadline(time.Time{}) }()
 	}
 	c.Next()
 }

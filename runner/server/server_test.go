@@ -868,7 +868,7 @@ func TestMetrics(t *testing.T) {
 		return pipeline.Answer{Choices: []generate.Result{{FinishReason: generate.FinishStop}}, Bind: pipeline.Bind{Degraded: true, DegradedReason: "the retriever took too long"}}, nil
 	}}
 	s := newSite(t, f, Options{Metrics: m})
-	s.fake.answer(t.Context(), pipeline.Query{}, nil) //nolint:errcheck // for its metrics
+	_, _ = s.fake.answer(t.Context(), pipeline.Query{}, nil) // for its metrics
 	_, raw := s.do(http.MethodPost, "/v1/chat/completions", "application/json", strings.NewReader(`{"messages":[{"role":"user","content":"hi"}]}`))
 	if !bytes.Contains(raw, []byte(`"degraded":true,"reason":"the retriever took too long"`)) {
 		t.Errorf("%s", raw)
