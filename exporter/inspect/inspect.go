@@ -350,10 +350,10 @@ func (r *reader) graph(path string, f *File) error {
 	for _, o := range m.Opsets {
 		opsets = append(opsets, strings.TrimSpace(fmt.Sprintf("%s %d", o.Domain, o.Version)))
 	}
-	f.Metadata = map[string]any{
+	f.Metadata = short(map[string]any{
 		"graph": m.Graph.Name, "producer": strings.TrimSpace(m.Producer + " " + m.ProducerVersion), "ir_version": m.IRVersion,
 		"opsets": opsets, "operators": ops, "inputs": values(m.Graph.Inputs), "outputs": values(m.Graph.Outputs),
-	}
+	})
 	for _, w := range m.Graph.Initialisers {
 		t := Tensor{Name: w.Name, DType: w.DType.String()}
 		for _, d := range w.Shape {

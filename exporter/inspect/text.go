@@ -30,7 +30,7 @@ func (r *Report) Text(out io.Writer) error {
 			fmt.Fprintf(w, "  sha256 %s\n", f.SHA256)
 		}
 		for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
-			fmt.Fprintf(w, "  %s = %s\n", plain(k), plain(fmt.Sprint(f.Metadata[k])))
+			fmt.Fprintf(w, "  %s = %s\n", plain(k), plain(inWords(f.Metadata[k])))
 		}
 		if len(f.Tensors) == 0 {
 			continue
@@ -56,6 +56,26 @@ func (r *Report) Text(out io.Writer) error {
 		fmt.Fprintf(w, "\n%d files, %s\n", len(r.Files), all)
 	}
 	return w.Flush()
+}
+
+// inWords writes a value of metadata: lists and maps with commas.
+func inWords(v any) string {
+	r := reflect.ValueOf(v)
+	var parts []string
+	switch r.Kind() {
+	case reflect.Slice:
+		for i := range r.Len() {
+			parts = append(parts, inWords(r.Index(i).Interface()))
+		}
+	case reflect.Map:
+		for _, k := range r.MapKeys() {
+			parts = append(parts, fmt.Sprintf("%v: %s", k, inWords(r.MapIndex(k).Interface())))
+		}
+		slices.Sort(parts)
+	default:
+		return fmt.Sprint(v)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // counts are totals.

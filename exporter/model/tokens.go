@@ -116,7 +116,7 @@ func (x *export) findTokenizer(base *checkpoint.LLaMA) (tokenizer.Converted, err
 // to the folder of a model, or "".
 func beside(llama, layout string) string {
 	names := []string{"tokenizer.model", "tokenizer.json"}
-	if layout == "huggingface" { // there tokenizer.json is the one that is kept up
+	if layout == checkpoint.HuggingFace { // there tokenizer.json is the one that is kept up
 		slices.Reverse(names)
 	}
 	dir := llama
