@@ -1,16 +1,15 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/internal/format"
 )
 
@@ -24,38 +23,6 @@ func openAdapter(t testing.TB, variant string) *Checkpoint {
 	return c
 }
 
-// keys returns the full-size state dict of that name; all values are x.
-func keys(t testing.TB, name string, x float32) []format.Tensor {
-	t.Helper()
-	raw, err := os.ReadFile("testdata/keys/" + name + ".json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list map[string][2]json.RawMessage
-	if err := json.Unmarshal(raw, &list); err != nil {
-		t.Fatal(err)
-	}
-	var tensors []format.Tensor
-	for name, v := range list {
-		var dtype string
-		t := format.Tensor{Name: name, DType: format.F32, Read: func(dst []float32, _ int) error {
-			for i := range dst {
-				dst[i] = x
-			}
-			return nil
-		}}
-		if json.Unmarshal(v[0], &t.Shape) != nil || json.Unmarshal(v[1], &dtype) != nil {
-			panic(name)
-		}
-		if dtype == "float16" {
-			t.DType = format.F16
-		}
-		tensors = append(tensors, t)
-	}
-	slices.SortFunc(tensors, func(a, b format.Tensor) int { return compareNames(a.Name, b.Name) })
-	return tensors
-}
-
 var config7B = LLaMAConfig{
 	Width: 4096, Layers: 32, Heads: 32, KVHeads: 32, HeadDim: 128, Hidden: 11008, Vocab: 32000,
 	NormEps: 1e-6, RopeTheta: 10000, RopeScale: 1, Context: 2048,
@@ -63,7 +30,7 @@ var config7B = LLaMAConfig{
 
 // TestFullSize: the names and shapes of the released models are what is asked for.
 func TestFullSize(t *testing.T) {
-	weights, err := config7B.rename(Meta, New(keys(t, "llama_7B_consolidated", 1)...), nil)
+	weights, err := config7B.rename(Meta, New(fake.Keys(t, "llama_7B_consolidated", 32)...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +44,7 @@ func TestFullSize(t *testing.T) {
 		{"legacy", Legacy, 16, true},
 		{"pretrain", RMSNorm, 0, false},
 	} {
-		a, err := ReadAdapter(New(keys(t, "adapter_7B_"+tt.name, 1)...), base)
+		a, err := ReadAdapter(New(fake.Keys(t, "adapter_7B_"+tt.name, 32)...), base)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -87,7 +54,13 @@ func TestFullSize(t *testing.T) {
 		}
 	}
 	// Pretraining leaves the norms as the base had them.
-	_, err = ReadAdapter(New(keys(t, "adapter_7B_pretrain", 0.5)...), base)
+	other := change(t, New(fake.Keys(t, "adapter_7B_pretrain", 32)...), func(x *format.Tensor) bool {
+		if strings.HasSuffix(x.Name, "norm.weight") {
+			*x = fake.Constant(*x, 0.5)
+		}
+		return true
+	})
+	_, err = ReadAdapter(other, base)
 	wantError(t, err, imagebind.Invalid, "another base model of the same size", "llama.layers.31.ffn_norm.weight is 0.5 at 0, the base model's 1")
 }
 
@@ -273,10 +246,10 @@ func TestOptionalGates(t *testing.T) {
 // TestWrongBase: an adapter of the released size on the small model, and the
 // other way round, by the dims that differ.
 func TestWrongBase(t *testing.T) {
-	_, err := ReadAdapter(New(keys(t, "adapter_7B_finetune", 1)...), openTiny(t))
+	_, err := ReadAdapter(New(fake.Keys(t, "adapter_7B_finetune", 32)...), openTiny(t))
 	wantError(t, err, imagebind.Invalid, "trained on another base model", "width 4096 for 80", "layers 32 for 6", "heads 32 for 4", "hidden width 11008 for 224")
 
-	base := &LLaMA{Checkpoint: New(keys(t, "llama_7B_consolidated", 1)...), Config: config7B}
+	base := &LLaMA{Checkpoint: New(fake.Keys(t, "llama_7B_consolidated", 32)...), Config: config7B}
 	_, err = ReadAdapter(openAdapter(t, "pretrain"), base)
 	wantError(t, err, imagebind.Invalid, "width 80 for 4096", "layers 6 for 32", "heads 4 for 32")
 }

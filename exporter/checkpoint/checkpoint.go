@@ -194,7 +194,11 @@ func openIndex(path string) (*Checkpoint, error) {
 		if name != filepath.Base(name) || !filepath.IsLocal(name) {
 			return nil, imagebind.Errorf(imagebind.Invalid, "%s names the file %q, which is not beside it", path, name)
 		}
-		files = append(files, filepath.Join(filepath.Dir(path), name))
+		file := filepath.Join(filepath.Dir(path), name)
+		if _, err := os.Stat(file); err != nil {
+			return nil, imagebind.Errorf(imagebind.NotFound, "%s names a file that is not there: %w", path, err)
+		}
+		files = append(files, file)
 	}
 	slices.Sort(files)
 	return openShards(slices.Compact(files), index.WeightMap)

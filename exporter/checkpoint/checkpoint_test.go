@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/x448/float16"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/internal/format"
 )
 
@@ -74,42 +74,6 @@ func same(t testing.TB, got, want *LLaMA) {
 		if err := x.Read(part, len(v)-36); err == nil {
 			t.Errorf("tensor %s: reads beyond its end", n)
 		}
-	}
-}
-
-// save writes tensors as a .safetensors file of half precision.
-func save(t testing.TB, path string, tensors ...format.Tensor) {
-	t.Helper()
-	header, data := map[string]any{}, []byte(nil)
-	for _, x := range tensors {
-		v, err := x.Floats()
-		if err != nil {
-			t.Fatal(err)
-		}
-		from := len(data)
-		for _, f := range v {
-			data = binary.LittleEndian.AppendUint16(data, float16.Fromfloat32(f).Bits())
-		}
-		header[x.Name] = map[string]any{"dtype": "F16", "shape": x.Shape, "data_offsets": []int{from, len(data)}}
-	}
-	raw, err := json.Marshal(header)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := append(binary.LittleEndian.AppendUint64(nil, uint64(len(raw))), raw...)
-	if err := os.WriteFile(path, append(file, data...), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func writeJSON(t testing.TB, path string, v any) {
-	t.Helper()
-	raw, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, raw, 0o644); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -182,10 +146,10 @@ func TestShards(t *testing.T) {
 	for _, n := range []int{1, 2, 4} {
 		for _, vocabulary := range []bool{false, true} {
 			dir := t.TempDir()
-			writeJSON(t, filepath.Join(dir, "params.json"), map[string]any{"dim": 80, "n_layers": 6, "n_heads": 4, "norm_eps": 1e-6, "vocab_size": -1})
+			fake.SaveJSON(t, filepath.Join(dir, "params.json"), map[string]any{"dim": 80, "n_layers": 6, "n_heads": 4, "norm_eps": 1e-6, "vocab_size": -1})
 			for i := range n {
 				// Open tells formats by content, so that a test can write this one.
-				save(t, filepath.Join(dir, fmt.Sprintf("consolidated.%02d.pth", i)), shard(t, m, i, n, vocabulary)...)
+				fake.Save(t, filepath.Join(dir, fmt.Sprintf("consolidated.%02d.pth", i)), shard(t, m, i, n, vocabulary)...)
 			}
 			got, err := OpenLLaMA(dir, "")
 			if err != nil {
@@ -228,9 +192,9 @@ func TestShardErrors(t *testing.T) {
 			dir := t.TempDir()
 			p := maps.Clone(params)
 			maps.Copy(p, tt.params)
-			writeJSON(t, filepath.Join(dir, "params.json"), p)
+			fake.SaveJSON(t, filepath.Join(dir, "params.json"), p)
 			for i, s := range tt.shards {
-				save(t, filepath.Join(dir, fmt.Sprintf("consolidated.%02d.pth", tt.files[i])), s...)
+				fake.Save(t, filepath.Join(dir, fmt.Sprintf("consolidated.%02d.pth", tt.files[i])), s...)
 			}
 			_, err := OpenLLaMA(dir, "")
 			wantError(t, err, tt.kind, tt.want...)
@@ -302,19 +266,19 @@ func TestHuggingFace(t *testing.T) {
 	tensors := toHuggingFace(t, m)
 	single, sharded := t.TempDir(), t.TempDir()
 	for _, dir := range []string{single, sharded} {
-		writeJSON(t, filepath.Join(dir, "config.json"), hfJSON())
+		fake.SaveJSON(t, filepath.Join(dir, "config.json"), hfJSON())
 	}
-	save(t, filepath.Join(single, "model.safetensors"), tensors...)
+	fake.Save(t, filepath.Join(single, "model.safetensors"), tensors...)
 	where := map[string]string{}
 	for i, part := range [][]format.Tensor{tensors[:20], tensors[20:]} {
 		file := fmt.Sprintf("model-%05d-of-00002.safetensors", i+1)
-		save(t, filepath.Join(sharded, file), part...)
+		fake.Save(t, filepath.Join(sharded, file), part...)
 		for _, x := range part {
 			where[x.Name] = file
 		}
 	}
 	index := filepath.Join(sharded, "model.safetensors.index.json")
-	writeJSON(t, index, map[string]any{"weight_map": where})
+	fake.SaveJSON(t, index, map[string]any{"weight_map": where})
 	for _, path := range []string{single, filepath.Join(single, "model.safetensors"), filepath.Join(single, "config.json"), sharded, index} {
 		got, err := OpenLLaMA(path, "")
 		if err != nil {
@@ -337,8 +301,8 @@ func TestTiedHead(t *testing.T) {
 		dir := t.TempDir()
 		c := hfJSON()
 		c["tie_word_embeddings"] = true
-		writeJSON(t, filepath.Join(dir, "config.json"), c)
-		save(t, filepath.Join(dir, "model.safetensors"), list...)
+		fake.SaveJSON(t, filepath.Join(dir, "config.json"), c)
+		fake.Save(t, filepath.Join(dir, "model.safetensors"), list...)
 		got, err := OpenLLaMA(dir, "")
 		if err != nil {
 			t.Fatal(err)
@@ -404,8 +368,8 @@ func TestOpen(t *testing.T) {
 		return path
 	}
 	x := format.Tensor{Name: "x", Shape: []int{2}, Read: func(dst []float32, _ int) error { clear(dst); return nil }}
-	save(t, filepath.Join(dir, "a.safetensors"), x)
-	save(t, filepath.Join(dir, "b.safetensors"), x)
+	fake.Save(t, filepath.Join(dir, "a.safetensors"), x)
+	fake.Save(t, filepath.Join(dir, "b.safetensors"), x)
 	for _, tt := range []struct {
 		path string
 		want string
@@ -470,7 +434,7 @@ func TestDelta(t *testing.T) {
 	}
 	delta = append(delta, format.Tensor{Name: "layers.0.attention.inner_attention.rope.freqs", Shape: []int{4}, Read: func([]float32, int) error { return nil }})
 	dir := t.TempDir()
-	save(t, filepath.Join(dir, "delta.pth"), delta...)
+	fake.Save(t, filepath.Join(dir, "delta.pth"), delta...)
 	got, err := OpenLLaMA(filepath.Join(tiny, "7B"), filepath.Join(dir, "delta.pth"))
 	if err != nil {
 		t.Fatal(err)
@@ -489,7 +453,7 @@ func TestDelta(t *testing.T) {
 	wrong := slices.Clone(delta)
 	wrong[0] = Rows(wrong[0], []int{0, 1})
 	wrong[5].Name = "layers.9.attention.wq.weight"
-	save(t, filepath.Join(dir, "wrong.pth"), wrong...)
+	fake.Save(t, filepath.Join(dir, "wrong.pth"), wrong...)
 	_, err = OpenLLaMA(filepath.Join(tiny, "7B"), filepath.Join(dir, "wrong.pth"))
 	wantError(t, err, imagebind.Invalid, "wrong.pth", "tok_embeddings.weight has shape [2 80], the base model's [512 80]",
 		"layers.0.feed_forward.w1.weight is missing", "layers.9.attention.wq.weight is no part of the base model")

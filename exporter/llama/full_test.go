@@ -1,13 +1,10 @@
 package llama
 
 import (
-	"encoding/json"
 	"flag"
-	"fmt"
 	"math"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,9 +12,8 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/checkpoint"
+	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/exporter/nn"
-	"imagebind-llm/internal/format"
-	"imagebind-llm/internal/golden"
 )
 
 var (
@@ -27,61 +23,9 @@ var (
 	fullLayers    = flag.Int("full-layers", 4, "how many of the 32 layers")
 )
 
-// keys returns the full-size state dict of that name up to a layer, as
-// checkpoint/testdata/README.md says. The values are made when they are read:
-// normal enough for times and memory, nothing else.
+// keys returns a full-size state dict up to a layer, its values made when read.
 func keys(t testing.TB, name string, layers int) *checkpoint.Checkpoint {
-	t.Helper()
-	var list map[string][2]json.RawMessage
-	golden.JSON(t, "../checkpoint/testdata/keys/"+name+".json", &list)
-	var tensors []format.Tensor
-	for name, v := range list {
-		x := format.Tensor{Name: name, DType: format.F32}
-		var dtype string
-		if err := json.Unmarshal(v[0], &x.Shape); err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(v[1], &dtype); err != nil {
-			t.Fatal(err)
-		}
-		if dtype == "float16" {
-			x.DType = format.F16
-		}
-		var layer int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(name, "llama."), "layers.%d.", &layer); err == nil && layer >= layers {
-			continue
-		}
-		if name == "prefix_query.weight" {
-			x.Shape[0] = min(x.Shape[0], layers)
-		}
-		x.Read = made(uint64(len(tensors)), x)
-		tensors = append(tensors, x)
-	}
-	slices.SortFunc(tensors, func(a, b format.Tensor) int { return strings.Compare(a.Name, b.Name) })
-	return checkpoint.New(tensors...)
-}
-
-func made(seed uint64, x format.Tensor) func([]float32, int) error {
-	scale := float32(1)
-	if len(x.Shape) == 2 {
-		scale = 1 / float32(math.Sqrt(float64(x.Shape[1])))
-	}
-	if strings.HasSuffix(x.Name, "norm.weight") {
-		return func(dst []float32, from int) error {
-			for i := range dst {
-				dst[i] = 1
-			}
-			return nil
-		}
-	}
-	return func(dst []float32, from int) error {
-		for i := range dst {
-			x := (seed<<40 + uint64(from+i)) * 0x9e3779b97f4a7c15
-			x ^= x >> 29
-			dst[i] = (float32(x>>40)/(1<<23) - 1) * 1.7 * scale
-		}
-		return nil
-	}
+	return checkpoint.New(fake.Keys(t, name, layers)...)
 }
 
 func base7B(t testing.TB, layers int) *checkpoint.LLaMA {

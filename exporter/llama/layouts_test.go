@@ -1,20 +1,16 @@
 package llama
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/x448/float16"
-
 	"imagebind-llm/exporter/checkpoint"
+	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/exporter/nn"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
@@ -24,33 +20,9 @@ import (
 func write(t testing.TB, config string, dims map[string]any, files map[string][]format.Tensor) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	raw, err := json.Marshal(dims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, config), raw, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	fake.SaveJSON(t, filepath.Join(dir, config), dims)
 	for name, tensors := range files {
-		header, data := map[string]any{}, []byte(nil)
-		for _, x := range tensors {
-			v, err := x.Floats()
-			if err != nil {
-				t.Fatal(err)
-			}
-			from := len(data)
-			for _, f := range v {
-				data = binary.LittleEndian.AppendUint16(data, float16.Fromfloat32(f).Bits())
-			}
-			header[x.Name] = map[string]any{"dtype": "F16", "shape": x.Shape, "data_offsets": []int{from, len(data)}}
-		}
-		if raw, err = json.Marshal(header); err != nil {
-			t.Fatal(err)
-		}
-		file := slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(raw))), raw, data)
-		if err := os.WriteFile(filepath.Join(dir, name), file, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		fake.Save(t, filepath.Join(dir, name), tensors...)
 	}
 	return dir
 }
@@ -173,8 +145,7 @@ func TestSharedHeads(t *testing.T) {
 		}
 		var few, all []format.Tensor
 		add := func(name string, shape ...int) {
-			x := format.Tensor{Name: name, Shape: shape}
-			x.Read = made(uint64(len(few)), x)
+			x := fake.Tensor(name, uint64(len(few)), shape...)
 			few = append(few, x)
 			if strings.Contains(name, ".wk.") || strings.Contains(name, ".wv.") {
 				var rows []int
