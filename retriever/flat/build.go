@@ -1,0 +1,270 @@
+package flat
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/store"
+)
+
+// now is the time of a manifest.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+// unfinished lists the builds in the collection's folder, resumable or under way.
+func (c *collection) unfinished() ([]manifest, error) {
+	files, err := filepath.Glob(c.path(filepath.Join("rows-*", buildFile)))
+	if err != nil {
+		return nil, err
+	}
+	var list []manifest
+	for _, f := range files {
+		m, err := readManifest(f, c.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // committed or aborted just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// A builder fills a folder of rows that no manifest names yet.
+type builder struct {
+	c *collection
+
+	mu   sync.Mutex
+	m    manifest
+	p    *part // nil when it is over
+	g    groups
+	size int // bytes that were added since the last checkpoint
+}
+
+// Build starts a new generation of name, or goes on with the one that job
+// began. A builder that this process has of that job already is over then.
+func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job string) (store.Builder, error) {
+	m, err := newManifest(name, spec)
+	if err != nil {
+		return nil, err
+	}
+	if len(job) == 0 || len(job) > maxID {
+		return nil, imagebind.Errorf(imagebind.Invalid, "a job id of %d bytes; it has 1 to %d", len(job), maxID)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := s.collection(name, true)
+	if err != nil {
+		return nil, err
+	}
+	m.Job = job
+	var b *builder
+	if err := c.do(ctx, func() (err error) { b, err = c.build(m); return err }); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// build is an op.
+func (c *collection) build(m manifest) (*builder, error) {
+	c.mu.Lock()
+	before, serves, generation := c.builds[m.Job], c.live != nil, c.man.Generation
+	c.mu.Unlock()
+	if before != nil {
+		before.leave()
+	}
+	if serves {
+		m.Generation = generation + 1
+	}
+	list, err := c.unfinished()
+	if err != nil {
+		return nil, err
+	}
+	var p *part
+	for _, u := range list {
+		if u.Job != m.Job || serves && u.Generation <= generation {
+			m.Generation = max(m.Generation, u.Generation+1)
+			continue
+		}
+		if u.Dim != m.Dim {
+			return nil, imagebind.Errorf(imagebind.Conflict, "job %s began a generation of dim %d, not %d", m.Job, u.Dim, m.Dim)
+		}
+		if p, err = openPart(c.path(u.Rows), u.Dim); err != nil {
+			return nil, err
+		}
+		m = u
+		break
+	}
+	if p == nil {
+		m.Rows = c.newFolder()
+		if p, err = createPart(c.path(m.Rows), m.Dim); err != nil {
+			return nil, disk("begin a build of "+c.name, err)
+		}
+		m.BuiltAt = now()
+		if _, err := m.write(filepath.Join(p.dir, buildFile)); err != nil {
+			discard(p)
+			return nil, disk("begin a build of "+c.name, err)
+		}
+	}
+	b := &builder{c: c, m: m, p: p, g: groups{salt: p.salt}}
+	c.mu.Lock()
+	c.builds[m.Job] = b
+	c.mu.Unlock()
+	return b, nil
+}
+
+// leave ends the builder's use of its files. What was not made durable is lost.
+func (b *builder) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return
+	}
+	if err := b.p.close(); err != nil {
+		slog.Warn("flat: close an unfinished build", "folder", b.p.dir, "err", err)
+	}
+	b.p = nil
+}
+
+func (b *builder) over() error {
+	return imagebind.Errorf(imagebind.Conflict, "the build of generation %d of %q is over", b.m.Generation, b.m.Name)
+}
+
+// Rows is how many rows are durable. It counts rows of one id as often as they
+// came.
+func (b *builder) Rows() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return 0
+	}
+	return b.p.now.n
+}
+
+// Append adds rows.
+func (b *builder) Append(ctx context.Context, rows []store.Row) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	batch, err := encode(rows, b.m.Dim)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return b.over()
+	}
+	if err := b.p.add(batch.vectors); err != nil {
+		return disk("store rows of "+b.m.Name, err)
+	}
+	b.g.addBatch(batch)
+	if b.size += 4*len(batch.vectors) + len(batch.records); b.size >= 4*maxShared {
+		return b.checkpoint()
+	}
+	return nil
+}
+
+// Checkpoint makes the rows that were appended durable.
+func (b *builder) Checkpoint(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return b.over()
+	}
+	return b.checkpoint()
+}
+
+func (b *builder) checkpoint() error {
+	b.size = 0
+	if err := b.p.commit(b.g.take()); err != nil {
+		return disk("store rows of "+b.m.Name, err)
+	}
+	b.p.publish()
+	return nil
+}
+
+// Search looks through all rows that were appended.
+func (b *builder) Search(ctx context.Context, q store.Query) ([][]imagebind.Neighbour, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return nil, b.over()
+	}
+	if err := b.checkpoint(); err != nil {
+		return nil, err
+	}
+	return b.p.search(ctx, q)
+}
+
+// Commit makes the rows durable and the ones that serve.
+func (b *builder) Commit(ctx context.Context) (store.Info, error) {
+	if err := b.c.do(ctx, b.commit); err != nil {
+		return store.Info{}, err
+	}
+	return b.c.info()
+}
+
+// commit is an op.
+func (b *builder) commit() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return b.over()
+	}
+	if err := b.checkpoint(); err != nil {
+		return err
+	}
+	b.c.mu.Lock()
+	serves, generation := b.c.live != nil, b.c.man.Generation
+	b.c.mu.Unlock()
+	if serves && generation >= b.m.Generation {
+		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", generation, b.m.Name, b.m.Generation)
+	}
+	m, p := b.m, b.p
+	m.BuiltAt, m.Job = now(), ""
+	there, err := b.c.swap(m, p)
+	if !there {
+		return err
+	}
+	b.p = nil
+	b.forget()
+	if err := os.Remove(filepath.Join(p.dir, buildFile)); err != nil {
+		slog.Warn("flat: a build's note stays until the next start", "folder", p.dir, "err", err)
+	}
+	b.c.compact(p)
+	return err
+}
+
+// forget takes the builder off the list of those under way.
+func (b *builder) forget() {
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.c.builds[b.m.Job] == b {
+		delete(b.c.builds, b.m.Job)
+	}
+}
+
+// Abort removes the rows. After Commit it does nothing.
+func (b *builder) Abort(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.p == nil {
+		return nil
+	}
+	p := b.p
+	b.p = nil
+	b.forget()
+	return errors.Join(p.close(), os.RemoveAll(p.dir))
+}

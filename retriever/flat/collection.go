@@ -1,0 +1,451 @@
+package flat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/store"
+)
+
+// maxShared is how many bytes of vectors one pair of syncs makes durable.
+const maxShared = 64 << 20
+
+// A collection is a folder. Whatever changes it is an op, and these run one
+// after another in a goroutine that lives as long as there are any.
+type collection struct {
+	s    *Store
+	name string
+	dir  string
+
+	queueMu sync.Mutex
+	queue   []*op
+	running bool
+
+	mu         sync.Mutex
+	man        manifest // of live
+	live       *part    // nil for none
+	builds     map[string]*builder
+	seq        int // the highest number of a folder of rows
+	compacting bool
+	unfit      *part // its dead rows could not be cleared away
+}
+
+// An op is rows to put, or something else to do.
+type op struct {
+	ctx  context.Context
+	put  *batch
+	dim  int // of put
+	run  func() error
+	done chan error // holds one
+}
+
+func (c *collection) path(name string) string { return filepath.Join(c.dir, name) }
+
+func sequence(folder string) int {
+	n, _ := strconv.Atoi(strings.TrimPrefix(folder, "rows-"))
+	return n
+}
+
+// newFolder returns the name of a folder of rows that there never was.
+func (c *collection) newFolder() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seq++
+	return fmt.Sprintf("rows-%06d", c.seq)
+}
+
+// use returns the rows that serve; p.done must be called after.
+func (c *collection) use() (*part, manifest, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live == nil || !c.live.use() {
+		return nil, manifest{}, missing(c.name)
+	}
+	return c.live, c.man, nil
+}
+
+func (c *collection) info() (store.Info, error) {
+	p, m, err := c.use()
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer p.done()
+	return store.Info{Name: m.Name, Dim: m.Dim, Count: p.shown.Load().count(), Index: m.Index, Backend: "embedded", Model: m.Model,
+		Generation: m.Generation, BuiltAt: m.BuiltAt}, nil
+}
+
+// do runs f when the ops before it are done.
+func (c *collection) do(ctx context.Context, f func() error) error {
+	return c.submit(&op{ctx: ctx, run: f})
+}
+
+// submit waits for an op. When ctx ends first, the op is left out if it has not
+// begun; otherwise it may be done or not.
+func (c *collection) submit(o *op) error {
+	if err := o.ctx.Err(); err != nil {
+		return err
+	}
+	o.done = make(chan error, 1)
+	c.queueMu.Lock()
+	if !c.running {
+		if err := c.s.begin(); err != nil {
+			c.queueMu.Unlock()
+			return err
+		}
+		c.running = true
+		go c.work()
+	}
+	c.queue = append(c.queue, o)
+	c.queueMu.Unlock()
+	select {
+	case err := <-o.done:
+		return err
+	case <-o.ctx.Done():
+		return o.ctx.Err()
+	}
+}
+
+// work runs ops until there are none. Puts that wait together are one write.
+func (c *collection) work() {
+	defer c.s.work.Done()
+	for {
+		c.queueMu.Lock()
+		ops := c.queue
+		if len(ops) == 0 {
+			c.running = false
+			c.queueMu.Unlock()
+			return
+		}
+		n, size := 1, 0
+		if ops[0].put != nil {
+			for n, size = 0, 0; n < len(ops) && ops[n].put != nil && size < maxShared; n++ {
+				size += 4 * len(ops[n].put.vectors)
+			}
+		}
+		ops, c.queue = ops[:n:n], ops[n:]
+		c.queueMu.Unlock()
+		if ops[0].put != nil {
+			c.put(ops)
+			continue
+		}
+		o := ops[0]
+		err := o.ctx.Err()
+		if err == nil {
+			err = o.run()
+		}
+		o.done <- err
+	}
+}
+
+// put stores the rows of several ops with one pair of syncs. It answers each.
+func (c *collection) put(ops []*op) {
+	c.mu.Lock()
+	p := c.live
+	c.mu.Unlock()
+	var g groups
+	var wait []*op
+	var err error
+	for _, o := range ops {
+		switch {
+		case o.ctx.Err() != nil:
+			o.done <- o.ctx.Err()
+		case p == nil: // dropped meanwhile
+			o.done <- missing(c.name)
+		case p.dim != o.dim:
+			o.done <- imagebind.Errorf(imagebind.Conflict, "collection %q was replaced by one of dim %d meanwhile", c.name, p.dim)
+		case err != nil:
+			o.done <- err
+		default:
+			wait = append(wait, o)
+			g.salt = p.salt
+			g.addBatch(o.put)
+			err = p.add(o.put.vectors)
+		}
+	}
+	if len(wait) == 0 {
+		return
+	}
+	if err != nil {
+		p.pending = 0
+	} else if err = p.commit(g.take()); err == nil {
+		p.publish()
+	}
+	for _, o := range wait {
+		o.done <- disk("store rows of "+c.name, err)
+	}
+	c.compact(p)
+}
+
+// delete removes rows of the ids, each named once.
+func (c *collection) delete(ids []string) (int, error) {
+	c.mu.Lock()
+	p := c.live
+	c.mu.Unlock()
+	if p == nil {
+		return 0, missing(c.name)
+	}
+	g := groups{salt: p.salt}
+	n := 0
+	var buf []byte
+	for _, id := range ids {
+		e, err := p.lookup([]byte(id))
+		if err != nil {
+			return 0, err
+		}
+		if e.slot == 0 || !p.now.alive(int(e.slot-1)) {
+			continue
+		}
+		buf = appendDelete(buf[:0], id)
+		g.add(buf)
+		n++
+	}
+	if err := p.commit(g.take()); err != nil {
+		return 0, disk("delete rows of "+c.name, err)
+	}
+	p.publish()
+	c.compact(p)
+	return n, nil
+}
+
+// create makes the collection m, or finds it. It is an op.
+func (c *collection) create(m manifest) error {
+	c.mu.Lock()
+	live, have := c.live, c.man
+	c.mu.Unlock()
+	if live != nil {
+		if have.Dim != m.Dim {
+			return imagebind.Errorf(imagebind.Conflict, "collection %q exists with dim %d, not %d", c.name, have.Dim, m.Dim)
+		}
+		return nil
+	}
+	builds, err := c.unfinished() // a first rebuild may be under way
+	if err != nil {
+		return err
+	}
+	for _, b := range builds {
+		m.Generation = max(m.Generation, b.Generation+1)
+	}
+	m.Rows = c.newFolder()
+	p, err := createPart(c.path(m.Rows), m.Dim)
+	if err != nil {
+		return disk("create "+c.name, err)
+	}
+	m.BuiltAt = now()
+	there, err := c.swap(m, p)
+	if !there {
+		discard(p)
+	}
+	return err
+}
+
+// swap makes p, which is durable, the rows that serve: on disk, then here. It
+// is part of an op. It may fail when p is there already but a power cut may
+// still bring the old rows back: those stay until the next start.
+func (c *collection) swap(m manifest, p *part) (there bool, err error) {
+	there, err = m.write(c.path(manifestFile))
+	if !there {
+		return false, disk("switch "+c.name, err)
+	}
+	c.mu.Lock()
+	old := c.live
+	c.live, c.man = p, m
+	c.mu.Unlock()
+	if old != nil {
+		old.retire(after(err))
+	}
+	return true, disk("switch "+c.name, err)
+}
+
+// disk says that a failure is the disk's and not the caller's.
+func disk(doing string, err error) error {
+	if err == nil || imagebind.KindOf(err) != imagebind.Internal {
+		return err
+	}
+	return imagebind.Errorf(imagebind.Unavailable, "%s: %w", doing, err)
+}
+
+// after is what becomes of rows that served: they are removed when that they no
+// longer do is durable.
+func after(err error) func(*part) {
+	if err == nil {
+		return discard
+	}
+	return func(p *part) { _ = p.close() }
+}
+
+// discard closes rows that nobody will need and removes their folder.
+func discard(p *part) {
+	if err := errors.Join(p.close(), os.RemoveAll(p.dir)); err != nil {
+		slog.Warn("flat: old rows stay until the next start", "folder", p.dir, "err", err)
+	}
+}
+
+// drop removes the rows that serve. It is an op.
+func (c *collection) drop() error {
+	c.mu.Lock()
+	live := c.live
+	c.mu.Unlock()
+	if live == nil {
+		return missing(c.name)
+	}
+	if err := os.Remove(c.path(manifestFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return disk("drop "+c.name, err)
+	}
+	err := syncDir(c.dir)
+	c.mu.Lock()
+	c.live, c.man = nil, manifest{}
+	c.mu.Unlock()
+	live.retire(after(err))
+	return disk("drop "+c.name, err)
+}
+
+// compact starts to copy the living rows of p to a new folder when the dead
+// outnumber them.
+func (c *collection) compact(p *part) {
+	if p.broken != nil || p.now.deaths < c.s.o.CompactAt || p.now.deaths < p.now.count() {
+		return
+	}
+	c.mu.Lock()
+	busy := c.compacting || c.unfit == p || c.live != p || !p.use()
+	c.compacting = c.compacting || !busy
+	c.mu.Unlock()
+	if busy {
+		return
+	}
+	v, end := *p.shown.Load(), p.end
+	done := func() {
+		p.done()
+		c.mu.Lock()
+		c.compacting = false
+		c.mu.Unlock()
+	}
+	if c.s.begin() != nil {
+		done()
+		return
+	}
+	go func() {
+		defer c.s.work.Done()
+		defer done()
+		if err := c.copyLiving(p, &v, end); err != nil && !errors.Is(err, errMoved) && c.s.ctx.Err() == nil {
+			slog.Warn("flat: dead rows stay until the next start", "collection", c.name, "dead", v.deaths, "err", err)
+			c.mu.Lock()
+			c.unfit = p
+			c.mu.Unlock()
+		}
+	}()
+}
+
+// copyLiving copies the rows of v, a view of p whose log ended at end, to new
+// rows; then, as an op, what was written since, and makes those the ones that
+// serve.
+func (c *collection) copyLiving(p *part, v *view, end int64) error {
+	rows := c.newFolder()
+	to, err := createPart(c.path(rows), p.dim)
+	if err != nil {
+		return err
+	}
+	w := copier{from: p, to: to, g: groups{salt: to.salt}}
+	for slot := 0; slot < v.n && err == nil; slot++ {
+		if !v.alive(slot) {
+			continue
+		}
+		if err = c.s.ctx.Err(); err == nil {
+			err = w.row(v, slot)
+		}
+	}
+	if err == nil {
+		err = w.flush()
+	}
+	there := false
+	if err == nil {
+		err = c.submit(&op{ctx: context.Background(), run: func() (err error) {
+			there, err = c.finishCopy(&w, v.n, end, rows)
+			return err
+		}})
+	}
+	if !there {
+		discard(to)
+	}
+	return err
+}
+
+var errMoved = errors.New("other rows serve meanwhile")
+
+// finishCopy is an op.
+func (c *collection) finishCopy(w *copier, slot int, end int64, rows string) (there bool, err error) {
+	c.mu.Lock()
+	live, m := c.live, c.man
+	c.mu.Unlock()
+	if live != w.from {
+		return false, errMoved
+	}
+	now := w.from.shown.Load()
+	var buf []byte
+	_, err = readLog(w.from.log, w.from.end, end, w.from.salt, func(r record, at int64, n int) error {
+		if r.kind == kindDelete {
+			buf = appendDelete(buf[:0], string(r.id))
+			w.g.add(buf)
+			return nil
+		}
+		slot++
+		return w.row(now, slot-1)
+	})
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return false, err
+	}
+	w.to.publish()
+	m.Rows = rows
+	return c.swap(m, w.to)
+}
+
+// A copier writes rows of one part to another.
+type copier struct {
+	from, to *part
+	g        groups
+	size     int // bytes that were added since the last commit
+	buf      []byte
+}
+
+// row copies a slot. A vector that is damaged ends the copy: the rows that have
+// it serve on.
+func (w *copier) row(v *view, slot int) error {
+	r, buf, err := w.from.record(v.places[slot], w.buf)
+	if err != nil {
+		return err
+	}
+	w.buf = buf
+	err = guard(func() error {
+		vector := v.row(slot, w.from.stride)
+		if crc32.Checksum(bytes(vector), castagnoli) != r.sum {
+			return imagebind.Errorf(imagebind.Internal, "row %d of %s is damaged", slot, filepath.Join(w.from.dir, rowsFile))
+		}
+		w.size += 4 * len(vector)
+		return w.to.add(vector)
+	})
+	if err != nil {
+		return err
+	}
+	w.g.add(buf)
+	if w.size >= maxShared {
+		return w.flush()
+	}
+	return nil
+}
+
+func (w *copier) flush() error {
+	w.size = 0
+	return w.to.commit(w.g.take())
+}

@@ -1,0 +1,19 @@
+package flat
+
+import (
+	"testing"
+
+	"imagebind-llm/retriever/store"
+	"imagebind-llm/retriever/storetest"
+)
+
+func TestStore(t *testing.T) {
+	dir := t.TempDir()
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
+}
