@@ -452,7 +452,7 @@ func (m *machine) remember(op byte) error {
 func (m *machine) global(module, name string) error {
 	full := module + "." + name
 	if !allowed(full) {
-		return fmt.Errorf("the pickle names %q, which is not among the few things that weights need; a checkpoint that wants more could run code: save the state dict alone", full)
+		return fmt.Errorf("pickle global %q is not allowed: what is not among the few things that weights need could run code; save the state dict alone", full)
 	}
 	return m.push(global(full))
 }

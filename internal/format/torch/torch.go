@@ -22,8 +22,10 @@ import (
 )
 
 const (
-	maxPickle = 256 << 20 // bytes of data.pkl; the largest seen has 2 MB
-	maxPath   = 4096      // bytes of a tensor's name
+	maxPickle    = 256 << 20 // bytes of data.pkl; the largest seen has 2 MB
+	maxDirectory = 64 << 20  // bytes of the zip's directory: half a million storages
+	maxPath      = 4096      // bytes of a tensor's name
+	maxNames     = 64 << 20  // bytes of all names
 )
 
 // A File is an open checkpoint.
@@ -33,6 +35,7 @@ type File struct {
 	byName  map[string]int
 	values  map[string]any
 	seen    int // objects that collect has met: a list may hold itself, or one list many times
+	named   int // bytes of their names
 }
 
 // Open reads the objects of the checkpoint at path and checks every tensor
@@ -61,7 +64,9 @@ func read(f *os.File) (*File, error) {
 
 // parse reads a checkpoint of size bytes.
 func parse(r io.ReaderAt, size int64) (*File, error) {
-	z, err := zip.NewReader(r, size)
+	limited := &limitedReader{r, maxDirectory, false}
+	z, err := zip.NewReader(limited, size)
+	limited.off = true
 	if err != nil {
 		var magic [2]byte
 		if _, e := r.ReadAt(magic[:], 0); e == nil && magic[0] == 0x80 {
@@ -81,6 +86,9 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 				return nil, errors.New("it has two data.pkl")
 			}
 			pickled, a.root = e, dir+"/"
+		}
+		if a.entries[e.Name] != nil {
+			return nil, fmt.Errorf("it has two %q", e.Name)
 		}
 		a.entries[e.Name] = e
 	}
@@ -109,6 +117,24 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+// A limitedReader fails after some bytes, until it is off: a directory takes
+// memory in proportion.
+type limitedReader struct {
+	io.ReaderAt
+	left int
+	off  bool
+}
+
+func (l *limitedReader) ReadAt(b []byte, at int64) (int, error) {
+	if l.off {
+		return l.ReaderAt.ReadAt(b, at)
+	}
+	if l.left -= len(b); l.left < 0 {
+		return 0, errors.New("its directory is too large")
+	}
+	return l.ReaderAt.ReadAt(b, at)
 }
 
 // An archive is the zip.
@@ -141,8 +167,8 @@ func (a *archive) storage(key string) (offset, size int64, err error) {
 	switch {
 	case e == nil:
 		return 0, 0, fmt.Errorf("the storage data/%s is missing", key)
-	case e.Method != zip.Store:
-		return 0, 0, fmt.Errorf("the storage data/%s is compressed; torch.save does not do so: save it again", key)
+	case e.Method != zip.Store || e.Flags&1 != 0:
+		return 0, 0, fmt.Errorf("the storage data/%s is compressed or encrypted; torch.save does not do so: save it again", key)
 	case e.UncompressedSize64 != e.CompressedSize64 || e.UncompressedSize64 > math.MaxInt64/2:
 		return 0, 0, fmt.Errorf("the storage data/%s has two sizes", key)
 	}
@@ -163,7 +189,9 @@ func (a *archive) storage(key string) (offset, size int64, err error) {
 
 // collect names the leaves below v by their path.
 func (f *File) collect(path string, v any, a *archive, depth int) error {
-	if f.seen++; depth > maxDepth || f.seen > maxObjects || len(path) > maxPath {
+	f.seen++
+	f.named += len(path)
+	if depth > maxDepth || f.seen > maxObjects || len(path) > maxPath || f.named > maxNames {
 		return errors.New("its objects are nested too deep, or too many")
 	}
 	join := func(key string) string {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -377,6 +378,23 @@ func FuzzParse(f *testing.F) {
 	p.op(opSetItem, opStop)
 	f.Add(p.Bytes(), true)
 	f.Add(file(f, p.Bytes(), map[string][]byte{"0": f32(12)}), false)
+	for _, name := range []string{"protocol2", "protocol4"} {
+		raw := golden.Bytes(f, "testdata/"+name+".pth")
+		f.Add(raw, false)
+		z, err := zip.NewReader(bytes.NewReader(raw), int64(len(raw)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		r, err := z.Open("x/data.pkl")
+		if err != nil {
+			f.Fatal(err)
+		}
+		pickle, err := io.ReadAll(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(pickle, true)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte, pickle bool) {
 		if pickle {
 			raw = file(t, raw, map[string][]byte{"0": f32(12)})
