@@ -2,8 +2,10 @@ package model
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"testing"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/exporter/verify"
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/bundle"
@@ -131,6 +134,147 @@ func TestEmbeddings(t *testing.T) {
 	if _, err := os.Stat(b.Path(vocabulary)); err != nil {
 		t.Error(err)
 	}
+}
+
+// words is a tokenizer.json of four tokens, in Hugging Face's form.
+const words = `{"model":{"type":"BPE","vocab":{"a":0,"b":1,"<|im_start|>":2,"<|im_end|>":3},"merges":[]},` +
+	`"added_tokens":[{"id":2,"content":"<|im_start|>","special":true},{"id":3,"content":"<|im_end|>","special":true}],` +
+	`"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},"decoder":{"type":"ByteLevel"}}`
+
+// TestHuggingFace: in a folder of Hugging Face's everything is found beside the weights.
+func TestHuggingFace(t *testing.T) {
+	dir := t.TempDir()
+	const d, hidden, vocab = 32, 64, 64
+	p := "model.layers.0."
+	fake.Save(t, filepath.Join(dir, "model.safetensors"),
+		fake.Tensor("model.embed_tokens.weight", 1, vocab, d), fake.Tensor("model.norm.weight", 2, d), fake.Tensor("lm_head.weight", 3, vocab, d),
+		fake.Tensor(p+"self_attn.q_proj.weight", 4, d, d), fake.Tensor(p+"self_attn.k_proj.weight", 5, d, d),
+		fake.Tensor(p+"self_attn.v_proj.weight", 6, d, d), fake.Tensor(p+"self_attn.o_proj.weight", 7, d, d),
+		fake.Tensor(p+"mlp.gate_proj.weight", 8, hidden, d), fake.Tensor(p+"mlp.up_proj.weight", 9, hidden, d), fake.Tensor(p+"mlp.down_proj.weight", 10, d, hidden),
+		fake.Tensor(p+"input_layernorm.weight", 11, d), fake.Tensor(p+"post_attention_layernorm.weight", 12, d))
+	fake.SaveJSON(t, filepath.Join(dir, "config.json"), map[string]any{"model_type": "llama", "hidden_size": d, "intermediate_size": hidden,
+		"num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": vocab, "max_position_embeddings": 128, "eos_token_id": 0})
+	o := Options{LLaMA: dir, Out: filepath.Join(t.TempDir(), "b")}
+	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "with --tokenizer") {
+		t.Errorf("without a tokenizer: %v", err)
+	}
+	for name, content := range map[string]string{"tokenizer.json": words, "generation_config.json": `{"eos_token_id":[3]}`,
+		"tokenizer_config.json": `{"eos_token":"<|im_end|>","add_bos_token":false,"chat_template":"{% for m in messages %}<|im_start|>{% endfor %}"}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Export(t.Context(), o, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	b, err := bundle.Open(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := b.Decoder; d.Tokenizer != "tokenizer.json" || d.Template != "chatml" || d.BOS != -1 || !slices.Equal(d.Stop, []int{3}) || d.Vocab != vocab || d.Context != 128 {
+		t.Errorf("the decoder is %+v", d)
+	}
+	o.Context, o.Template = 64, "llama2"
+	if err := Export(t.Context(), o, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = bundle.Open(o.Out); err != nil || b.Decoder.Context != 64 || b.Decoder.Template != "llama2" {
+		t.Errorf("%v, the decoder is %+v", err, b.Decoder)
+	}
+}
+
+// TestGGUF: a .gguf alone is a chat server, with its own tokenizer, template and
+// licence; with another tokenizer its end token and template stay in force.
+func TestGGUF(t *testing.T) {
+	const d, hidden = 32, 64
+	pieces := []string{"a", "b", "<|im_start|>", "<|im_end|>"}
+	meta := []pair{
+		{"general.architecture", "llama"}, {"general.license", "apache-2.0"},
+		{"llama.embedding_length", uint32(d)}, {"llama.block_count", uint32(1)}, {"llama.attention.head_count", uint32(2)},
+		{"llama.feed_forward_length", uint32(hidden)}, {"llama.context_length", uint32(128)}, {"llama.attention.layer_norm_rms_epsilon", float32(1e-5)},
+		{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "smollm"}, {"tokenizer.ggml.tokens", pieces}, {"tokenizer.ggml.token_type", []int32{1, 1, 3, 3}},
+		{"tokenizer.ggml.merges", []string{}}, {"tokenizer.ggml.eos_token_id", uint32(3)}, {"tokenizer.ggml.add_bos_token", false},
+		{"tokenizer.chat_template", "<|im_start|>{{ x }}"},
+	}
+	shapes := []shaped{
+		{"token_embd.weight", []int{len(pieces), d}}, {"output_norm.weight", []int{d}}, {"blk.0.attn_norm.weight", []int{d}}, {"blk.0.ffn_norm.weight", []int{d}},
+		{"blk.0.attn_q.weight", []int{d, d}}, {"blk.0.attn_k.weight", []int{d, d}}, {"blk.0.attn_v.weight", []int{d, d}}, {"blk.0.attn_output.weight", []int{d, d}},
+		{"blk.0.ffn_gate.weight", []int{hidden, d}}, {"blk.0.ffn_up.weight", []int{hidden, d}}, {"blk.0.ffn_down.weight", []int{d, hidden}},
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "model.gguf")
+	if err := os.WriteFile(path, ggufFile(meta, shapes), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other.json")
+	if err := os.WriteFile(other, []byte(words), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tok := range []string{"", path, other} {
+		o := Options{LLaMA: path, Tokenizer: tok, Out: filepath.Join(dir, "b")}
+		if err := Export(t.Context(), o, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		b, err := bundle.Open(o.Out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := b.Decoder; d.Tokenizer != "tokenizer.json" || d.Template != "chatml" || d.BOS != -1 || !slices.Equal(d.Stop, []int{3}) || b.Licences[0].Name != "apache-2.0" {
+			t.Errorf("with tokenizer %q the manifest is %+v, %+v", tok, d, b.Licences)
+		}
+	}
+}
+
+type pair struct {
+	key   string
+	value any
+}
+
+type shaped struct {
+	name  string
+	shape []int
+}
+
+// ggufFile makes a .gguf of version 3 whose tensors are float32 zeros.
+func ggufFile(meta []pair, tensors []shaped) []byte {
+	le := binary.LittleEndian
+	b := le.AppendUint32([]byte("GGUF"), 3)
+	b = le.AppendUint64(le.AppendUint64(b, uint64(len(tensors))), uint64(len(meta)))
+	text := func(b []byte, s string) []byte { return append(le.AppendUint64(b, uint64(len(s))), s...) }
+	for _, m := range meta {
+		b = text(b, m.key)
+		switch v := m.value.(type) {
+		case uint32:
+			b = le.AppendUint32(le.AppendUint32(b, 4), v)
+		case float32:
+			b = le.AppendUint32(le.AppendUint32(b, 6), math.Float32bits(v))
+		case bool:
+			b = append(le.AppendUint32(b, 7), 0) // false is all that is wanted
+		case string:
+			b = text(le.AppendUint32(b, 8), v)
+		case []string:
+			b = le.AppendUint64(le.AppendUint32(le.AppendUint32(b, 9), 8), uint64(len(v)))
+			for _, s := range v {
+				b = text(b, s)
+			}
+		case []int32:
+			b = le.AppendUint64(le.AppendUint32(le.AppendUint32(b, 9), 5), uint64(len(v)))
+			for _, n := range v {
+				b = le.AppendUint32(b, uint32(n))
+			}
+		}
+	}
+	offset := 0
+	for _, x := range tensors {
+		b = le.AppendUint32(text(b, x.name), uint32(len(x.shape)))
+		for _, d := range slices.Backward(x.shape) {
+			b = le.AppendUint64(b, uint64(d))
+		}
+		b = le.AppendUint64(le.AppendUint32(b, 0), uint64(offset))
+		offset += 4 * imagebind.Size(x.shape)
+	}
+	b = append(b, make([]byte, (32-len(b)%32)%32)...)
+	return append(b, make([]byte, offset)...)
 }
 
 // TestDamage: a weight that is off makes verify fail and name the part.

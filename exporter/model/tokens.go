@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	imagebind "imagebind-llm"
@@ -61,7 +62,7 @@ func (x *export) tokens(base *checkpoint.LLaMA, d *bundle.Decoder) error {
 // findTokenizer returns the tokenizer that --tokenizer names, or the base model's own.
 func (x *export) findTokenizer(base *checkpoint.LLaMA) (tokenizer.Converted, error) {
 	path := x.Tokenizer
-	if path == "" && base.Metadata != nil {
+	if path == "" && base.Layout == checkpoint.GGUF {
 		c, err := tokenizer.FromGGUF(base.Metadata)
 		if err != nil {
 			err = fmt.Errorf("--llama %s: %w", x.LLaMA, err)
@@ -101,6 +102,9 @@ func (x *export) findTokenizer(base *checkpoint.LLaMA) (tokenizer.Converted, err
 	n, err := readNeighbours(filepath.Dir(path), t)
 	if err != nil {
 		return c, err
+	}
+	if base.Layout == checkpoint.GGUF {
+		n.or(base.Metadata)
 	}
 	c.Template, c.Stop = n.template, n.stop
 	if n.noBOS {
@@ -197,6 +201,24 @@ func readNeighbours(dir string, t *tokenizer.Tokenizer) (n neighbours, err error
 	}
 	n.template = string(jinja)
 	return n, err
+}
+
+// or takes what is not known from a .gguf's metadata: the tokenizer may be
+// another file because the one in the .gguf is of a kind that is not read.
+func (n *neighbours) or(gguf map[string]any) {
+	if n.template == "" {
+		n.template, _ = gguf["tokenizer.chat_template"].(string)
+	}
+	if len(n.stop) > 0 {
+		return
+	}
+	for _, key := range []string{"eos", "eot", "eom"} {
+		if v, ok := gguf["tokenizer.ggml."+key+"_token_id"]; ok {
+			if id, err := strconv.Atoi(fmt.Sprint(v)); err == nil && id >= 0 {
+				n.stop = append(n.stop, id)
+			}
+		}
+	}
 }
 
 // readOptional decodes a JSON file that may be absent.
