@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"imagebind-llm/internal/golden"
 )
 
 // file makes a .npy of version 1 around data.
@@ -86,6 +88,42 @@ func TestRefused(t *testing.T) {
 				t.Errorf("error is %v, want %q in it", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestNumpy reads numpy's own files: every type, both orders, versions 1 to 3.
+func TestNumpy(t *testing.T) {
+	var want map[string]struct {
+		Shape  []int
+		Values []float32
+	}
+	golden.JSON(t, "testdata/want.json", &want)
+	if len(want) < 15 {
+		t.Fatalf("want.json has %d files", len(want))
+	}
+	for name, w := range want {
+		f, err := Open("testdata/" + name + ".npy")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		x, _ := f.Tensor("")
+		got, err := x.Floats()
+		if err != nil || !slices.Equal(got, w.Values) || !slices.Equal(x.Shape, w.Shape) {
+			t.Errorf("%s: %v %v, want %v %v (%v)", name, x.Shape, got, w.Shape, w.Values, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"bigendian": `">f4" is not read`, "complex": `"<c8" is not read`, "structured": "structured arrays are not read",
+		"unsigned": `"<u4" is not read`, "unicode": `"<U1" is not read`, "object": `"|O" is not read`,
+	} {
+		path := "testdata/refused_" + name + ".npy"
+		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: error is %v, want %q", path, err, want)
+		}
 	}
 }
 

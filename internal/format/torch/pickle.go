@@ -13,7 +13,7 @@ import (
 
 // Bounds of a pickle; the largest real one has some 30,000 objects.
 const (
-	maxObjects = 4 << 20
+	maxObjects = 1 << 20
 	maxDepth   = 64
 )
 

@@ -22,10 +22,10 @@ import (
 )
 
 const (
-	maxPickle    = 256 << 20 // bytes of data.pkl; the largest seen has 2 MB
-	maxDirectory = 64 << 20  // bytes of the zip's directory: half a million storages
-	maxPath      = 4096      // bytes of a tensor's name
-	maxNames     = 64 << 20  // bytes of all names
+	maxPickle    = 64 << 20 // bytes of data.pkl; the largest seen has 2 MB
+	maxDirectory = 64 << 20 // bytes of the zip's directory: half a million storages
+	maxPath      = 4096     // bytes of a tensor's name
+	maxNames     = 64 << 20 // bytes of all names
 )
 
 // A File is an open checkpoint.
