@@ -122,6 +122,9 @@ func Export(ctx context.Context, o Options, out io.Writer) (err error) {
 	if err := x.save(ctx); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "checksums")
 	if err := w.Commit(&x.m); err != nil {
 		return err
