@@ -1,0 +1,189 @@
+// The retriever keeps the feature cache: it serves nearest neighbours and cache
+// enhancement over HTTP (docs/api.md) and rebuilds collections beside the ones
+// that serve. Its parts are packages below; this file is flags and wiring.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imagebind-llm/internal/config"
+	"imagebind-llm/internal/httpapi"
+	"imagebind-llm/internal/version"
+	"imagebind-llm/retriever/flat"
+	"imagebind-llm/retriever/jobs"
+	"imagebind-llm/retriever/milvus"
+	"imagebind-llm/retriever/server"
+	"imagebind-llm/retriever/source"
+	"imagebind-llm/retriever/store"
+)
+
+// options are the keys of configs/retriever.yaml, with their help.
+type options struct {
+	Listen     string        `koanf:"listen" help:"address to answer on, host:port"`
+	Data       string        `koanf:"data" help:"folder of collections and jobs, made when absent"`
+	Store      string        `koanf:"store" help:"where rows are kept: embedded (exact, files in --data) or milvus"`
+	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
+	Keys       []string      `koanf:"keys" secret:"true" help:"bearer keys, any of which lets a request in; none: no check"`
+	MaxBody    int64         `koanf:"max_body" help:"largest request body, bytes"`
+	Grace      time.Duration `koanf:"grace" help:"how long requests under way may take after SIGTERM"`
+	LogFormat  string        `koanf:"log_format" help:"text or json, on stderr"`
+	LogLevel   string        `koanf:"log_level" help:"debug, info, warn or error"`
+
+	Milvus            string        `koanf:"milvus" help:"host:port of the Milvus server, with --store milvus"`
+	MilvusUsername    string        `koanf:"milvus_username" help:"user of the Milvus server"`
+	MilvusPassword    string        `koanf:"milvus_password" secret:"true" help:"password of that user"`
+	MilvusDatabase    string        `koanf:"milvus_database" help:"database in the Milvus server; empty: its default"`
+	MilvusTimeout     time.Duration `koanf:"milvus_timeout" help:"longest search or write"`
+	MilvusIndex       string        `koanf:"milvus_index" help:"index of collections that ask for none: FLAT (exact), IVF_FLAT or HNSW"`
+	MilvusNList       int           `koanf:"milvus_nlist" help:"IVF_FLAT: cells"`
+	MilvusNProbe      int           `koanf:"milvus_nprobe" help:"IVF_FLAT: cells searched"`
+	MilvusM           int           `koanf:"milvus_m" help:"HNSW: links of a node"`
+	MilvusEfConstruct int           `koanf:"milvus_ef_construction" help:"HNSW: effort of the build"`
+	MilvusEf          int           `koanf:"milvus_ef" help:"HNSW: effort of a search"`
+
+	Jobs struct {
+		MaxQueued int     `koanf:"max_queued" help:"jobs that may wait; more are answered 429"`
+		Keep      int     `koanf:"keep" help:"finished jobs that are remembered"`
+		MinRecall float64 `koanf:"min_recall" help:"recall@10 that a new generation must reach, 0 to 1"`
+		MaxBad    float64 `koanf:"max_bad" help:"share of a source's rows that may be broken, 0 to 1"`
+	} `koanf:"jobs"`
+}
+
+func defaults() *options {
+	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", MaxBody: 64 << 20, Grace: 15 * time.Second,
+		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
+		MilvusNList: 1024, MilvusNProbe: 128, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
+	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
+	return o
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "retriever:", err)
+	}
+	var bad usage
+	switch {
+	case errors.As(err, &bad):
+		os.Exit(2)
+	case err != nil:
+		os.Exit(1)
+	}
+}
+
+// usage is a mistake on the command line or in the config.
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
+
+// run is the program: 0 for nil, 2 for a usage error, 1 for others.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	started := false
+	o := defaults()
+	root := &cobra.Command{
+		Use: "retriever", Short: "The feature cache: neighbours, enhancement and rebuilds over HTTP",
+		Version: version.String(), SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	serve := &cobra.Command{
+		Use: "serve", Short: "Serve the HTTP API", Args: cobra.NoArgs, Version: version.String(),
+		Long: `Serve collections of image features over HTTP. Every flag is also a key of the
+file that --config names (configs/retriever.yaml lists them) and an environment
+variable, as in RETRIEVER_SOURCE_ROOT; flags go over the environment, that over
+the file.`,
+		Example: `  retriever serve
+  retriever serve --listen :8081 --data data/retriever --source-root demo
+  retriever serve --store milvus --milvus localhost:19530
+  curl -X PUT localhost:8081/v1/collections/pets -d '{"dim": 1024}'
+  curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "features.npy"}}'`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := config.Load(c.Flags(), "RETRIEVER", o); err != nil {
+				return err
+			}
+			if err := config.SetLog(o.LogFormat, o.LogLevel); err != nil {
+				return err
+			}
+			if err := o.check(); err != nil {
+				return err
+			}
+			started = true
+			return o.serve(c.Context())
+		},
+	}
+	config.Flags(serve.Flags(), o)
+	root.AddCommand(serve)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetArgs(args)
+	root.SetOut(out)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started {
+		return usage{fmt.Errorf("%w (see retriever serve --help)", err)}
+	}
+	return err
+}
+
+func (o *options) check() error {
+	switch {
+	case o.Store != "embedded" && o.Store != "milvus":
+		return fmt.Errorf("--store %q: it is embedded or milvus", o.Store)
+	case o.Store == "milvus" && o.Milvus == "":
+		return errors.New("--store milvus needs --milvus HOST:PORT")
+	case o.Data == "":
+		return errors.New("--data is empty; name a folder")
+	case o.MaxBody < 1:
+		return fmt.Errorf("--max-body %d: it is a number of bytes", o.MaxBody)
+	}
+	return nil
+}
+
+// open opens the store that the options name.
+func (o *options) open() (store.Store, error) {
+	if o.Store == "milvus" {
+		return milvus.Open(milvus.Options{Address: o.Milvus, Username: o.MilvusUsername, Password: o.MilvusPassword,
+			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe,
+			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
+	}
+	return flat.Open(filepath.Join(o.Data, "collections"), flat.Options{})
+}
+
+func (o *options) serve(ctx context.Context) (err error) {
+	config.Log(o)
+	st, err := o.open()
+	if err != nil {
+		return fmt.Errorf("open the %s store: %w", o.Store, err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	if err := st.Ready(ctx); err != nil {
+		slog.Warn("the store is not ready; /readyz says when it is", "err", err)
+	}
+	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st,
+		Open:      jobs.Under(o.SourceRoot, open),
+		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
+	if err != nil {
+		return err
+	}
+	s := server.New(server.Options{Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody})
+	working, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { m.Run(working) })
+	defer wg.Wait() // before the store closes
+	defer stop()
+	return httpapi.Serve(ctx, o.Listen, s, o.Grace, s.Drain)
+}
+
+// open reads a source of features.
+func open(_ context.Context, path string) (jobs.Source, error) { return source.Open(path) }
