@@ -32,6 +32,26 @@ const (
 	Q8_0 // 32 in 34
 	Q4_K // 256 in 144
 	Q6_K // 256 in 210
+	Q5_0 // 32 in 22
+	Q5_1 // 32 in 24
+	Q2_K // 256 in 84
+	Q3_K // 256 in 110
+	Q5_K // 256 in 176
+	// Those of ggml that are listed with their name and size, and not read.
+	Q8_K
+	IQ1_S
+	IQ1_M
+	IQ2_XXS
+	IQ2_XS
+	IQ2_S
+	IQ3_XXS
+	IQ3_S
+	IQ4_NL
+	IQ4_XS
+	TQ1_0
+	TQ2_0
+	MXFP4
+	NVFP4
 )
 
 var dtypes = [...]struct {
@@ -42,6 +62,10 @@ var dtypes = [...]struct {
 	F64:     {"F64", 1, 8}, F32: {"F32", 1, 4}, F16: {"F16", 1, 2}, BF16: {"BF16", 1, 2},
 	I64: {"I64", 1, 8}, I32: {"I32", 1, 4}, I16: {"I16", 1, 2}, I8: {"I8", 1, 1}, U8: {"U8", 1, 1}, Bool: {"BOOL", 1, 1},
 	Q4_0: {"Q4_0", 32, 18}, Q4_1: {"Q4_1", 32, 20}, Q8_0: {"Q8_0", 32, 34}, Q4_K: {"Q4_K", 256, 144}, Q6_K: {"Q6_K", 256, 210},
+	Q5_0: {"Q5_0", 32, 22}, Q5_1: {"Q5_1", 32, 24}, Q2_K: {"Q2_K", 256, 84}, Q3_K: {"Q3_K", 256, 110}, Q5_K: {"Q5_K", 256, 176},
+	Q8_K: {"Q8_K", 256, 292}, IQ1_S: {"IQ1_S", 256, 50}, IQ1_M: {"IQ1_M", 256, 56}, IQ2_XXS: {"IQ2_XXS", 256, 66}, IQ2_XS: {"IQ2_XS", 256, 74},
+	IQ2_S: {"IQ2_S", 256, 82}, IQ3_XXS: {"IQ3_XXS", 256, 98}, IQ3_S: {"IQ3_S", 256, 110}, IQ4_NL: {"IQ4_NL", 32, 18}, IQ4_XS: {"IQ4_XS", 256, 136},
+	TQ1_0: {"TQ1_0", 256, 54}, TQ2_0: {"TQ2_0", 256, 66}, MXFP4: {"MXFP4", 32, 17}, NVFP4: {"NVFP4", 64, 36},
 }
 
 // String returns the name as safetensors and ggml spell it.
@@ -79,6 +103,11 @@ func (t Tensor) Len() int { return imagebind.Size(t.Shape) }
 
 // Floats reads the whole tensor.
 func (t Tensor) Floats() ([]float32, error) {
+	if t.DType == Unknown { // its size was not held against the file's
+		if err := t.Read(nil, 0); err != nil {
+			return nil, fmt.Errorf("tensor %s: %w", t.Name, err)
+		}
+	}
 	dst := make([]float32, t.Len())
 	if err := t.Read(dst, 0); err != nil {
 		return nil, fmt.Errorf("tensor %s: %w", t.Name, err)

@@ -23,7 +23,7 @@ const (
 	maxValues  = 16 << 20 // of metadata, arrays' included
 	maxString  = 16 << 20 // bytes
 	maxDepth   = 4        // of arrays in arrays
-	maxTensors = 1 << 20
+	maxTensors = 1 << 16
 	maxAxes    = 4
 	maxAlign   = 1 << 20
 )
@@ -38,7 +38,8 @@ type File struct {
 
 // Open reads metadata and descriptions of the file at path and checks every
 // tensor against the file's size. Tensors of a type that is not read here are
-// listed, with format.Unknown; reading them is an error that names the type.
+// listed with it, or with format.Unknown where its size is not known either;
+// reading them is an Unsupported error that names the type.
 func Open(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -113,13 +114,25 @@ const (
 	typeF64
 )
 
-// value reads a metadata value: a uint, an int, a float, a bool or a string of
-// its own width, or a []any of them.
-func (r *reader) value(typ uint32, depth int) any {
-	if r.values--; r.values < 0 {
+// count takes n from the values that a file may still have, of which each has
+// some bytes at least.
+func (r *reader) count(n uint64, bytes int64) bool {
+	switch {
+	case r.err != nil:
+	case n > uint64((r.size-r.at)/bytes):
+		r.fail("an array of %d values in the %d bytes that are left", n, r.size-r.at)
+	case n > uint64(r.values):
 		r.fail("more than %d values of metadata", maxValues)
+	default:
+		r.values -= int(n)
 	}
-	if r.err != nil {
+	return r.err == nil
+}
+
+// value reads a metadata value: a uint, an int, a float, a bool or a string of
+// its own width, or an array.
+func (r *reader) value(typ uint32, depth int) any {
+	if !r.count(1, 1) {
 		return nil
 	}
 	le := binary.LittleEndian
@@ -149,19 +162,77 @@ func (r *reader) value(typ uint32, depth int) any {
 	case typeF64:
 		return math.Float64frombits(r.u64())
 	case typeArray:
-		of, n := r.u32(), r.u64()
-		if depth >= maxDepth || n > uint64(r.size-r.at) { // an element has a byte at least
-			r.fail("an array of %d values", n)
-			return nil
-		}
-		list := make([]any, 0, min(n, 1<<16))
-		for i := uint64(0); i < n && r.err == nil; i++ {
-			list = append(list, r.value(of, depth+1))
-		}
-		return list
+		return r.array(depth)
 	}
 	r.fail("metadata of type %d is not known", typ)
 	return nil
+}
+
+// array reads a slice of its elements' type; one of arrays is a []any.
+func (r *reader) array(depth int) any {
+	typ, n := r.u32(), r.u64()
+	switch typ {
+	case typeU8:
+		return numbers[uint8](r, n)
+	case typeI8:
+		return numbers[int8](r, n)
+	case typeU16:
+		return numbers[uint16](r, n)
+	case typeI16:
+		return numbers[int16](r, n)
+	case typeU32:
+		return numbers[uint32](r, n)
+	case typeI32:
+		return numbers[int32](r, n)
+	case typeF32:
+		return numbers[float32](r, n)
+	case typeBool:
+		return numbers[bool](r, n)
+	case typeU64:
+		return numbers[uint64](r, n)
+	case typeI64:
+		return numbers[int64](r, n)
+	case typeF64:
+		return numbers[float64](r, n)
+	case typeText:
+		if !r.count(n, 8) {
+			return nil
+		}
+		list := make([]string, n)
+		for i := 0; i < len(list) && r.err == nil; i++ {
+			list[i] = r.text()
+		}
+		return list
+	case typeArray:
+		if depth+1 >= maxDepth {
+			r.fail("arrays in arrays, %d deep", depth+1)
+		}
+		if !r.count(n, 12) {
+			return nil
+		}
+		list := make([]any, n)
+		for i := 0; i < len(list) && r.err == nil; i++ {
+			list[i] = r.array(depth + 1)
+		}
+		return list
+	}
+	r.fail("an array of type %d, which is not known", typ)
+	return nil
+}
+
+// numbers reads an array of n values of fixed size.
+func numbers[T any](r *reader, n uint64) any {
+	var one T
+	size := int64(binary.Size(one))
+	if !r.count(n, size) {
+		return nil
+	}
+	list := make([]T, n)
+	if err := binary.Read(r.r, binary.LittleEndian, list); err != nil {
+		r.fail("it ends within its header: %w", err)
+	}
+	r.at += int64(n) * size
+	return list
 }
 
 // parse reads a file of size bytes.
@@ -244,30 +315,29 @@ func (r *reader) tensor() (t format.Tensor, typ uint32, offset uint64) {
 	return t, r.u32(), r.u64()
 }
 
-// types are ggml's numbers of those that are read here.
+// types are ggml's numbers of element and block types.
 var types = map[uint32]format.DType{
-	0: format.F32, 1: format.F16, 2: format.Q4_0, 3: format.Q4_1, 8: format.Q8_0, 12: format.Q4_K, 14: format.Q6_K,
-	24: format.I8, 25: format.I16, 26: format.I32, 27: format.I64, 28: format.F64, 30: format.BF16,
-}
-
-// names are ggml's names of the others, for messages.
-var names = map[uint32]string{
-	6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
-	19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+	0: format.F32, 1: format.F16, 2: format.Q4_0, 3: format.Q4_1, 6: format.Q5_0, 7: format.Q5_1, 8: format.Q8_0,
+	10: format.Q2_K, 11: format.Q3_K, 12: format.Q4_K, 13: format.Q5_K, 14: format.Q6_K, 15: format.Q8_K,
+	16: format.IQ2_XXS, 17: format.IQ2_XS, 18: format.IQ3_XXS, 19: format.IQ1_S, 20: format.IQ4_NL, 21: format.IQ3_S, 22: format.IQ2_S, 23: format.IQ4_XS,
+	24: format.I8, 25: format.I16, 26: format.I32, 27: format.I64, 28: format.F64, 29: format.IQ1_M, 30: format.BF16,
+	34: format.TQ1_0, 35: format.TQ2_0, 39: format.MXFP4, 40: format.NVFP4,
 }
 
 // place checks where a tensor lies and makes it readable.
 func place(t *format.Tensor, typ uint32, f io.ReaderAt, data, size int64, offset uint64, align int64) error {
 	d, known := types[typ]
-	if !known {
-		name := names[typ]
-		if name == "" {
+	decode := decoder(d)
+	if decode == nil {
+		tensor, name := t.Name, d.String()
+		if !known {
 			name = fmt.Sprintf("number %d", typ)
 		}
-		tensor := t.Name
 		t.Read = func([]float32, int) error {
-			return imagebind.Errorf(imagebind.Unsupported, "tensor %s is of ggml's type %s, which is not read here: quantise the model to Q4_0, Q4_1, Q8_0, Q4_K, Q6_K, or take its F16", tensor, name)
+			return imagebind.Errorf(imagebind.Unsupported, "tensor %s is of ggml's type %s, which is not read here: take a file in F16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K", tensor, name)
 		}
+	}
+	if !known {
 		return nil
 	}
 	t.DType = d
@@ -283,12 +353,15 @@ func place(t *format.Tensor, typ uint32, f io.ReaderAt, data, size int64, offset
 	if offset%uint64(align) != 0 || offset > math.MaxInt64/2 || int64(offset) > size-data || bytes > size-data-int64(offset) {
 		return fmt.Errorf("its %d bytes at %d are not within the file's %d: the file is cut", bytes, offset, max(0, size-data))
 	}
+	if decode == nil {
+		return nil
+	}
 	start := data + int64(offset)
 	t.Read = func(dst []float32, from int) error {
 		if from < 0 || from > n || len(dst) > n-from {
 			return fmt.Errorf("elements %d to %d of %d", from, from+len(dst), n)
 		}
-		return read(f, start, d, dst, from)
+		return read(f, start, d, decode, dst, from)
 	}
 	return nil
 }
@@ -296,7 +369,7 @@ func place(t *format.Tensor, typ uint32, f io.ReaderAt, data, size int64, offset
 const chunk = 1 << 16 // elements at a time, a multiple of every block
 
 // read fills dst with the elements from, from+1, … of the tensor at start.
-func read(f io.ReaderAt, start int64, d format.DType, dst []float32, from int) error {
+func read(f io.ReaderAt, start int64, d format.DType, decode func([]float32, []byte), dst []float32, from int) error {
 	block, bytes := d.Block(), d.BlockBytes()
 	var edge []float32 // a block of which only a part is wanted
 	buf := make([]byte, (min(len(dst)/block+2, chunk/block))*bytes)
@@ -314,12 +387,12 @@ func read(f io.ReaderAt, start int64, d format.DType, dst []float32, from int) e
 			return fmt.Errorf("%d bytes of %s: %w", len(raw), d, err)
 		}
 		if n == blocks*block {
-			dequantise(dst[:n], raw, d)
+			decode(dst[:n], raw)
 		} else {
 			if edge == nil {
 				edge = make([]float32, block)
 			}
-			dequantise(edge, raw, d)
+			decode(edge, raw)
 			copy(dst[:n], edge[skip:])
 		}
 		dst, from = dst[n:], from+n
@@ -328,7 +401,8 @@ func read(f io.ReaderAt, start int64, d format.DType, dst []float32, from int) e
 }
 
 // Metadata returns the file's key-value pairs. Values are of the type that the
-// file says (uint32, float32, string, …), arrays are []any.
+// file says (uint32, float32, string, …), arrays slices of it; arrays of arrays
+// are []any.
 func (f *File) Metadata() map[string]any { return f.meta }
 
 // Tensors returns the tensors in the order of the file, row-major: [out, in].
