@@ -111,6 +111,14 @@ func (r *reader) header() header {
 	return h
 }
 
+// within returns an error unless an index holds what the one around it says.
+func (h header) within(outer header, of string) error {
+	if h.dim != outer.dim || h.total != outer.total {
+		return fmt.Errorf("the %s is over %d vectors of %d values, and %d of %d are there", of, outer.total, outer.dim, h.total, h.dim)
+	}
+	return nil
+}
+
 // parse reads an index of size bytes.
 func (f *File) parse(in io.ReaderAt, size int64) error {
 	r := &reader{r: in, size: size}
@@ -118,31 +126,45 @@ func (f *File) parse(in io.ReaderAt, size int64) error {
 	if r.err != nil {
 		return errors.New("it is no faiss index")
 	}
-	if kind == "IxMp" || kind == "IxM2" {
-		f.Mapped = true
-		r.header()
-		kind = r.four()
+	if kind != "IxMp" && kind != "IxM2" {
+		_, err := f.index(r, kind)
+		return err
+	}
+	f.Mapped = true
+	outer := r.header()
+	h, err := f.index(r, r.four())
+	if err != nil {
+		return err
+	}
+	if _, ids := r.vector(8); r.err == nil && ids != outer.total {
+		return fmt.Errorf("the map of ids has %d of them for %d vectors", ids, outer.total)
+	}
+	return errors.Join(r.err, h.within(outer, "map of ids"))
+}
+
+// index reads a flat or HNSW index behind its type.
+func (f *File) index(r *reader, kind string) (header, error) {
+	if r.err != nil {
+		return header{}, r.err
 	}
 	switch kind {
 	case "IxFI", "IxF2", "IxFl":
+		return f.flat(r, kind)
 	case "IHNf":
-		outer := r.header()
-		r.hnsw()
-		if kind = r.four(); r.err == nil && kind != "IxFI" && kind != "IxF2" && kind != "IxFl" {
-			return fmt.Errorf("the HNSW keeps its vectors in an index of type %q; only flat ones are read", kind)
-		}
-		f.Kind = "IndexHNSWFlat"
-		if err := f.flat(r, kind); err != nil {
-			return err
-		}
-		if int64(f.tensor.Shape[0]) != outer.total {
-			return fmt.Errorf("the HNSW is over %d vectors, and %d are there", outer.total, f.tensor.Shape[0])
-		}
-		return nil
 	default:
-		return fmt.Errorf("an index of type %q does not hold its vectors whole, or is none: flat ones (IndexFlatIP, IndexFlatL2) and IndexHNSWFlat are read; write the vectors out with reconstruct_n as .npy", kind)
+		return header{}, fmt.Errorf("an index of type %q does not hold its vectors whole, or is none: flat ones (IndexFlatIP, IndexFlatL2) and IndexHNSWFlat are read; write the vectors out with reconstruct_n as .npy", kind)
 	}
-	return f.flat(r, kind)
+	outer := r.header()
+	r.hnsw()
+	if kind = r.four(); r.err == nil && kind != "IxFI" && kind != "IxF2" && kind != "IxFl" {
+		return header{}, fmt.Errorf("the HNSW keeps its vectors in an index of type %q; only flat ones are read", kind)
+	}
+	f.Kind = "IndexHNSWFlat"
+	h, err := f.flat(r, kind)
+	if err == nil {
+		err = h.within(outer, "HNSW")
+	}
+	return h, err
 }
 
 // hnsw skips the graph (write_HNSW).
@@ -156,14 +178,14 @@ func (r *reader) hnsw() {
 }
 
 // flat reads a flat index behind its type.
-func (f *File) flat(r *reader, kind string) error {
+func (f *File) flat(r *reader, kind string) (header, error) {
 	h := r.header()
 	start, words := r.vector(4)
 	if r.err != nil {
-		return r.err
+		return h, r.err
 	}
 	if words != h.total*h.dim {
-		return fmt.Errorf("it says %d vectors of %d values and holds %d values", h.total, h.dim, words)
+		return h, fmt.Errorf("it says %d vectors of %d values and holds %d values", h.total, h.dim, words)
 	}
 	switch {
 	case kind == "IxFI" || kind == "IxFl" && h.metric == 0:
@@ -171,7 +193,7 @@ func (f *File) flat(r *reader, kind string) error {
 	case kind == "IxF2" || h.metric == 1:
 		f.Metric = "l2"
 	default:
-		return fmt.Errorf("its metric is number %d; inner product and L2 are read", h.metric)
+		return h, fmt.Errorf("its metric is number %d; inner product and L2 are read", h.metric)
 	}
 	if f.Kind == "" {
 		f.Kind = map[string]string{"ip": "IndexFlatIP", "l2": "IndexFlatL2"}[f.Metric]
@@ -179,10 +201,10 @@ func (f *File) flat(r *reader, kind string) error {
 	shape := []int{int(h.total), int(h.dim)}
 	v := view.View{File: r.r, Start: start, DType: format.F32, Shape: shape, Stride: view.Contiguous(shape)}
 	if err := v.Check(int(words)); err != nil {
-		return err
+		return h, err
 	}
 	f.tensor = v.Tensor("vectors")
-	return nil
+	return h, nil
 }
 
 // Tensors returns the one tensor, "vectors" [N, E].

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format/npy"
 )
 
@@ -43,6 +45,116 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestFaiss holds indexes of every kind, by faiss itself, against the array
+// that it was given.
+func TestFaiss(t *testing.T) {
+	n, err := npy.Open("testdata/kinds/x.npy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	want, err := n.Tensors()[0].Floats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, kind, metric string
+		mapped             bool
+		refused            string // what the error names
+	}{
+		{"flat_ip", "IndexFlatIP", "ip", false, ""},
+		{"flat_l2", "IndexFlatL2", "l2", false, ""},
+		{"hnsw_ip", "IndexHNSWFlat", "ip", false, ""},
+		{"hnsw_l2", "IndexHNSWFlat", "l2", false, ""},
+		{"idmap", "IndexFlatIP", "ip", true, ""},
+		{"idmap2", "IndexFlatL2", "l2", true, ""},
+		{"idmap_hnsw", "IndexHNSWFlat", "l2", true, ""},
+		{"flat_l1", "", "", false, "metric is number 2"},
+		{"hnsw_sq", "", "", false, `"IHNs"`},
+		{"ivf", "", "", false, `"IwFl"`},
+		{"pca", "", "", false, `"IxPT"`},
+		{"pq", "", "", false, `"IxPq"`},
+		{"sq", "", "", false, `"IxSQ"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := "testdata/kinds/" + tt.name + ".index"
+			f, err := Open(path)
+			if tt.refused != "" {
+				if imagebind.KindOf(err) != imagebind.Invalid || !strings.Contains(err.Error(), tt.refused) || !strings.Contains(err.Error(), path) {
+					t.Errorf("error is %v, want %s in it", err, tt.refused)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if f.Kind != tt.kind || f.Metric != tt.metric || f.Mapped != tt.mapped {
+				t.Errorf("%s %s mapped %v", f.Kind, f.Metric, f.Mapped)
+			}
+			x := f.Tensors()[0]
+			got, err := x.Floats()
+			if err != nil || !slices.Equal(x.Shape, []int{12, 4}) || !slices.Equal(got, want) {
+				t.Errorf("%v: rows differ (%v)", x, err)
+			}
+			part := make([]float32, 9)
+			if err := x.Read(part, 13); err != nil || !slices.Equal(part, want[13:22]) {
+				t.Errorf("elements 13 to 22 differ (%v)", err)
+			}
+			// However it is cut, it is refused.
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := range len(raw) {
+				if _, err := parsed(raw[:n]); err == nil {
+					t.Errorf("its first %d bytes are read", n)
+				}
+			}
+		})
+	}
+	empty, err := Open("testdata/kinds/empty.index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer empty.Close()
+	if x := empty.Tensors()[0]; !slices.Equal(x.Shape, []int{0, 4}) {
+		t.Errorf("%v", x)
+	}
+}
+
+// TestFullSize reads the last row of an index as large as the released one:
+// 12 GB, of which this file has holes for all but that row.
+func TestFullSize(t *testing.T) {
+	const rows, dim = 3_000_000, 1024
+	path := filepath.Join(t.TempDir(), "knn.index")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	head, last := index("IxFI", dim, rows, 0, rows*dim), make([]byte, 4*dim)
+	binary.LittleEndian.PutUint32(last[4*(dim-1):], math.Float32bits(0.5))
+	if _, err := f.Write(head); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(last, int64(len(head))+4*dim*(rows-1)); err != nil {
+		t.Skipf("wants a file system with holes: %v", err)
+	}
+	x, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	row := make([]float32, dim)
+	if err := x.Tensors()[0].Read(row, (rows-1)*dim); err != nil || row[0] != 0 || row[dim-1] != 0.5 {
+		t.Errorf("the last row ends with %v (%v)", row[dim-1], err)
+	}
+	if err := x.Tensors()[0].Read(row, (rows-1)*dim+1); err == nil {
+		t.Error("reads behind the last row")
+	}
+}
+
 // index makes a flat index of a type around its vectors.
 func index(kind string, dim uint32, total uint64, metric uint32, words uint64, values ...float32) []byte {
 	b := header4(kind, dim, total, metric)
@@ -67,7 +179,7 @@ func parsed(raw []byte) (*File, error) {
 }
 
 func TestKinds(t *testing.T) {
-	mapped := append(header4("IxMp", 2, 1, 0), index("IxFI", 2, 1, 0, 2, 3, 4)...)
+	mapped := append(header4("IxMp", 2, 1, 0), append(index("IxFI", 2, 1, 0, 2, 3, 4), ids(1)...)...)
 	for _, tt := range []struct {
 		raw          []byte
 		kind, metric string
@@ -89,11 +201,17 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// ids is a list of n ids.
+func ids(n uint64) []byte {
+	return append(binary.LittleEndian.AppendUint64(nil, n), make([]byte, 8*n)...)
+}
+
 func TestRefused(t *testing.T) {
 	hnsw, err := os.ReadFile("testdata/knn_hnsw.index")
 	if err != nil {
 		t.Fatal(err)
 	}
+	hnswEnd := bytes.LastIndex(hnsw, []byte("IxFI"))
 	for _, tt := range []struct {
 		name string
 		raw  []byte
@@ -107,6 +225,14 @@ func TestRefused(t *testing.T) {
 		{"negative", index("IxFI", 2, 1<<63, 0, 2, 1, 2), "claims"},
 		{"no dims", index("IxFI", 0, 1, 0, 0), "claims"},
 		{"an endless list", index("IxFI", 2, 1, 0, 1<<60, 1, 2), "cut"},
+		{"a map of other vectors", append(header4("IxMp", 2, 2, 0), append(index("IxFI", 2, 1, 0, 2, 3, 4), ids(2)...)...), "map of ids is over 2"},
+		{"a map of other dims", append(header4("IxMp", 3, 1, 0), append(index("IxFI", 2, 1, 0, 2, 3, 4), ids(1)...)...), "map of ids is over 1"},
+		{"a map of too few ids", append(header4("IxM2", 2, 1, 0), append(index("IxFI", 2, 1, 0, 2, 3, 4), ids(0)...)...), "has 0 of them"},
+		{"a map without its ids", append(header4("IxMp", 2, 1, 0), index("IxFI", 2, 1, 0, 2, 3, 4)...), "cut"},
+		{"a map of a map", append(header4("IxMp", 2, 1, 0), header4("IxMp", 2, 1, 0)...), `type "IxMp"`},
+		{"a map of nothing", header4("IxMp", 2, 1, 0), "cut"},
+		{"HNSW without vectors", append(hnsw[:hnswEnd:hnswEnd], "null"...), `type "null"`},
+		{"HNSW over other vectors", append(hnsw[:hnswEnd:hnswEnd], index("IxFI", 2, 1, 0, 2, 3, 4)...), "HNSW is over 500 vectors of 64 values, and 1 of 2"},
 		{"HNSW cut in its graph", hnsw[:5000], "cut"},
 		{"HNSW cut in its vectors", hnsw[:len(hnsw)-1], "cut"},
 	} {
@@ -120,8 +246,17 @@ func TestRefused(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(index("IxFI", 2, 1, 0, 2, 3, 4))
-	f.Add(append(header4("IxMp", 2, 1, 0), index("IxF2", 2, 1, 1, 2, 3, 4)...))
-	f.Add(header4("IHNf", 2, 1, 0))
+	names, err := filepath.Glob("testdata/kinds/*.index")
+	if err != nil || len(names) == 0 {
+		f.Fatal("no seeds: ", err)
+	}
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		f, err := parsed(raw)
 		if err != nil {
