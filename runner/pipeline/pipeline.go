@@ -78,7 +78,7 @@ type Pipeline struct {
 // Open opens the graphs of b and starts a warm-up, whose end [Pipeline.Ready]
 // tells of. A bundle may lack encoders, bridge or decoder; what needs them is
 // then refused.
-func Open(b *bundle.Bundle, o Options) (p *Pipeline, err error) {
+func Open(b *bundle.Bundle, o Options) (_ *Pipeline, err error) {
 	if o.Slots == 0 {
 		o.Slots = 4
 	}
@@ -91,7 +91,7 @@ func Open(b *bundle.Bundle, o Options) (p *Pipeline, err error) {
 	if o.OnRetrieverFailure != Degrade && o.OnRetrieverFailure != Fail {
 		return nil, fmt.Errorf("on_retriever_failure is %q; it is %s or %s", o.OnRetrieverFailure, Degrade, Fail)
 	}
-	p = &Pipeline{b: b, o: o, work: make(chan struct{}, runtime.GOMAXPROCS(0)), health: health{warm: make(chan struct{})}}
+	p := &Pipeline{b: b, o: o, work: make(chan struct{}, runtime.GOMAXPROCS(0)), health: health{warm: make(chan struct{})}}
 	p.left.L = &p.mu
 	p.life, p.end = context.WithCancel(context.Background())
 	defer func() {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -118,6 +119,7 @@ func serveCache(t testing.TB) *cacheServer {
 	mux.HandleFunc("POST /v1/collections/{name}/enhance", s.enhance)
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f := s.fail.Load(); f != nil {
+			_, _ = io.Copy(io.Discard, r.Body) // else the server does not see its client leave
 			(*f)(w, r)
 			return
 		}
@@ -542,7 +544,10 @@ func TestRefuses(t *testing.T) {
 	unit := make(imagebind.Embedding, 64)
 	unit[0] = 1
 	part := func(part Part) func(*Query) {
-		return func(q *Query) { part.Param, q.Parts = "here", []Part{part} }
+		return func(q *Query) {
+			part.Param = "here"
+			q.Parts = []Part{part}
+		}
 	}
 	for _, tt := range []struct {
 		name        string
