@@ -147,7 +147,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, warn io.Writer) 
 		Version: version.String(), SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(serveCommand(&started), askCommand(&started, in, out, warn))
+	root.AddCommand(serveCommand(&started), askCommand(&started, in, out, warn)) //nolint:contextcheck // cobra hands ctx on
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(out)

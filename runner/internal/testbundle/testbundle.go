@@ -48,7 +48,7 @@ func Open(t testing.TB, args ...[]string) *bundle.Bundle {
 	defer made.Unlock()
 	root := Root(t)
 	if made.dir == "" {
-		dir, err := os.MkdirTemp("", "testbundle-*")
+		dir, err := os.MkdirTemp("", "testbundle-*") //nolint:usetesting // it outlives the test: see Main
 		if err != nil {
 			t.Fatal(err)
 		}
