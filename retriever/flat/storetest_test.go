@@ -1,6 +1,7 @@
 package flat
 
 import (
+	"path/filepath"
 	"testing"
 
 	"imagebind-llm/retriever/store"
@@ -10,7 +11,7 @@ import (
 func TestStore(t *testing.T) {
 	dir := t.TempDir()
 	storetest.Run(t, func(t *testing.T) store.Store {
-		s, err := Open(dir, Options{})
+		s, err := Open(filepath.Join(dir, filepath.Base(t.Name())), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

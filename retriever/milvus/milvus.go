@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,11 +121,23 @@ type record struct {
 	CreatedAt  time.Time `json:"created_at"`
 }
 
-// physical is the Milvus collection's name. Milvus allows letters, digits and
-// underscores; a hyphen is written out.
+// physical is the Milvus collection's name.
 func (r record) physical() string { return alias(r.Name) + "_g" + strconv.Itoa(r.Generation) }
 
-func alias(name string) string { return strings.ReplaceAll(name, "-", "_0x2d_") }
+// alias is a collection's name for Milvus, which allows letters, digits and
+// underscores: a hyphen is written out, and so is an underscore that would make
+// the name look like another one that was, or like a generation's.
+func alias(name string) string {
+	name = underscoreRE.ReplaceAllString(name, "_0x5f_$1")
+	return strings.ReplaceAll(name, "-", "_0x2d_")
+}
+
+var (
+	nameRE       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,99}$`)
+	underscoreRE = regexp.MustCompile(`_(0x|g[0-9]+$)`)
+)
+
+const maxName = 255 // bytes of a name in Milvus
 
 // A generation is a Milvus collection in use by this process.
 type generation struct {
@@ -628,6 +641,12 @@ func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error 
 }
 
 func (s *Store) newRecord(name string, spec store.Spec) (record, error) {
+	if !nameRE.MatchString(name) {
+		return record{}, imagebind.Errorf(imagebind.Invalid, "collection name %q: it is a letter or _, then up to 99 letters, digits, _ and -", name)
+	}
+	if len(alias(name)) > maxName-12 { // a generation's number comes behind it
+		return record{}, imagebind.Errorf(imagebind.Invalid, "collection name %q: with so many hyphens it is too long for Milvus", name)
+	}
 	if spec.Dim < 1 || spec.Dim > 32768 {
 		return record{}, imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to 32768", spec.Dim)
 	}

@@ -2,15 +2,13 @@ package milvus
 
 import (
 	"context"
-	"encoding/binary"
+	"flag"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +52,11 @@ var server = sync.OnceValues(func() (addr, why string) {
 var serverDir string // to stop and remove after the tests
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests side by side wait for the server and not for processors.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("8")
+	}
 	code := m.Run()
 	if serverDir != "" {
 		_ = exec.Command("../../scripts/milvus.sh", "stop", serverDir).Run()
@@ -360,46 +363,5 @@ func TestServerKilled(t *testing.T) {
 	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[7].Vector}, K: 1})
 	if err != nil || got[0][0].ID != all[7].ID {
 		t.Errorf("%v, %v", got, err)
-	}
-}
-
-// TestSearchGolden finds the reference's neighbours with its similarities, so
-// that enhancement over them is the same on every store.
-func TestSearchGolden(t *testing.T) {
-	s, ctx := open(t), t.Context()
-	const dim = 64
-	file := golden.Bytes(t, "../server/testdata/golden/prototypes.npy")
-	raw := file[10+int(binary.LittleEndian.Uint16(file[8:])):]
-	var rows []store.Row
-	for i := range len(raw) / (4 * dim) {
-		v := make(imagebind.Embedding, dim)
-		for j := range v {
-			v[j] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*(i*dim+j):]))
-		}
-		rows = append(rows, store.Row{ID: fmt.Sprint(i), Vector: v})
-	}
-	n := name(t, s)
-	if _, err := s.Create(ctx, n, store.Spec{Dim: dim}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Upsert(ctx, n, rows); err != nil {
-		t.Fatal(err)
-	}
-	want := golden.Open(t, "../server/testdata/golden/enhance.safetensors")
-	for _, mix := range []string{"image", "audio", "point", "image_audio", "image_text_w", "all"} {
-		q := want.Tensor(t, mix+"/off").Values
-		for _, k := range []int{1, 10, 50} {
-			got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{q[:dim], q[dim:]}, K: k})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ids := want.Tensor(t, fmt.Sprintf("%s/k%d_t20_w0.5/ids", mix, k)).Values
-			sims := want.Tensor(t, fmt.Sprintf("%s/k%d_t20_w0.5/sims", mix, k)).Values
-			for i, nb := range slices.Concat(got...) {
-				if nb.ID != fmt.Sprint(int(ids[i])) || math.Abs(float64(nb.Similarity-sims[i])) > 1e-6 {
-					t.Errorf("%s, k %d, neighbour %d: %s at %v, want %v at %v", mix, k, i, nb.ID, nb.Similarity, ids[i], sims[i])
-				}
-			}
-		}
 	}
 }

@@ -164,6 +164,14 @@ func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, err
 		g.written()
 		n += rs.Len()
 	}
+	if n == 0 {
+		return 0, nil
+	}
+	// Milvus 2.3 answers a delete with the time before it, so that a read at
+	// Session does not wait for it. A Strong one does.
+	if _, err := s.count(ctx, c, g.physical(), entity.ClStrong); err != nil {
+		return n, s.fail(ctx, "see the delete from "+name, err)
+	}
 	return n, nil
 }
 
