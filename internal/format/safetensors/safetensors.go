@@ -107,7 +107,7 @@ func read(f *os.File) (*File, error) {
 }
 
 func check(e entry, d format.DType, size int64) error {
-	if d == format.Unknown {
+	if d == format.Unknown || d.Block() != 1 {
 		return fmt.Errorf("dtype %q is not read here", e.DType)
 	}
 	n := int64(d.BlockBytes())
