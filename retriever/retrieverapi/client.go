@@ -28,7 +28,7 @@ type Options struct {
 	HTTP    *http.Client  // default: a client of its own without a timeout: contexts bound every call
 	Key     string        // sent as a bearer token when set
 	Timeout time.Duration // of one try; default 10 s, and 5 min for writes
-	Retries int           // more tries of reads; default 2, negative for none
+	Retries int           // more tries of reads that failed before Timeout; default 2, negative for none
 	// After BreakAfter reads and writes in a row that the retriever did not
 	// answer, calls fail at once for BreakFor. Defaults 5 and 2 s.
 	BreakAfter uint
@@ -76,8 +76,9 @@ func NewClient(base string, o Options) (*Client, error) {
 	breaker := circuitbreaker.NewBuilder[any]().HandleIf(down).
 		WithFailureThreshold(o.BreakAfter).WithDelay(o.BreakFor).Build()
 	retry := retrypolicy.NewBuilder[any]().
-		HandleIf(func(r any, err error) bool {
-			return down(r, err) || imagebind.KindOf(err) == imagebind.Busy && err != nil
+		HandleIf(func(r any, err error) bool { // what took too long once would again, and the caller waits
+			kind := imagebind.KindOf(err)
+			return err != nil && kind != imagebind.Timeout && (down(r, err) || kind == imagebind.Busy)
 		}).
 		AbortOnErrors(circuitbreaker.ErrOpen).
 		WithMaxRetries(max(0, o.Retries)).

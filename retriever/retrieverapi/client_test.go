@@ -175,3 +175,23 @@ func TestWaitGoesOnAfterABreak(t *testing.T) {
 		t.Errorf("got %+v, %v, seen %v", j, err, seen)
 	}
 }
+
+// TestTimeoutIsNotRetried: a retriever that hangs costs one Timeout, not three.
+func TestTimeoutIsNotRetried(t *testing.T) {
+	var tries atomic.Int32
+	release := make(chan struct{})
+	c, _ := client(t, Options{Timeout: 30 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		tries.Add(1)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(release)
+	if _, err := c.Collections(t.Context()); imagebind.KindOf(err) != imagebind.Timeout {
+		t.Errorf("error is %v", err)
+	}
+	if n := tries.Load(); n != 1 {
+		t.Errorf("%d tries", n)
+	}
+}
