@@ -308,7 +308,7 @@ func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
 		listen()
 	}
 	s, err := server.New(server.Options{Pipeline: p, Media: fetcher, Metrics: metrics, Keys: o.Keys,
-		MaxBody: o.Limits.Body, MaxFile: o.Limits.File, MaxParts: o.Limits.Parts, Timeout: o.Timeout})
+		MaxBody: o.Limits.Body, MaxFile: o.Limits.File, MaxParts: o.Limits.Parts, MaxRequests: o.Slots + o.MaxQueue, Timeout: o.Timeout})
 	if err != nil {
 		return nil, nil, errors.Join(err, p.Close())
 	}

@@ -61,7 +61,10 @@ type Options struct {
 	MaxBody  int64          // bytes of a request's body, and of all files it names; default 64 MiB
 	MaxFile  int64          // bytes of a file in it; default 32 MiB
 	MaxParts int            // media and embeddings of a chat request; default 64
-	Timeout  time.Duration  // of a request, queue included; default 5 min
+	// MaxRequests bounds the requests whose bodies are held in memory at a time;
+	// more are refused as Busy before anything is read. Default 128.
+	MaxRequests int
+	Timeout     time.Duration // of a request, queue included; default 5 min
 }
 
 // A Server is an http.Handler.
@@ -72,6 +75,7 @@ type Server struct {
 	started  time.Time
 	handler  http.Handler
 	routes   gin.RoutesInfo
+	places   chan struct{} // one for each request that is let in
 	draining chan struct{}
 	drain    sync.Once
 }
@@ -106,6 +110,9 @@ func New(o Options) (*Server, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Minute
 	}
+	if o.MaxRequests <= 0 {
+		o.MaxRequests = 128
+	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics()
 	}
@@ -115,7 +122,8 @@ func New(o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	s := &Server{o: o, p: o.Pipeline, model: o.Pipeline.Bundle().Name, started: time.Now(), draining: make(chan struct{})}
+	s := &Server{o: o, p: o.Pipeline, model: o.Pipeline.Bundle().Name, started: time.Now(),
+		places: make(chan struct{}, o.MaxRequests), draining: make(chan struct{})}
 	if s.model == "" {
 		s.model = "imagebind-llm"
 	}
@@ -131,9 +139,9 @@ func New(o Options) (*Server, error) {
 		body, _ := httpapi.ErrorOf(imagebind.Errorf(imagebind.Invalid, "%s is not for %s; GET /openapi.json lists the routes", c.Request.Method, c.Request.URL.Path))
 		httpapi.WriteJSON(c.Writer, http.StatusMethodNotAllowed, body)
 	})
-	g.POST("/v1/chat/completions", s.chat)
-	g.POST("/v1/ask", s.ask)
-	g.POST("/v1/embeddings", answer(s.embeddings))
+	g.POST("/v1/chat/completions", s.admitted, s.chat)
+	g.POST("/v1/ask", s.admitted, s.ask)
+	g.POST("/v1/embeddings", s.admitted, answer(s.embeddings))
 	g.GET("/v1/models", answer(s.models))
 	g.GET("/v1/models/:model", answer(s.oneModel))
 	g.GET("/healthz", answer(func(*gin.Context) (any, error) { return gin.H{"status": "ok"}, nil }))
@@ -175,6 +183,19 @@ func (s *Server) bounded(c *gin.Context) {
 		defer func() { _ = conn.SetReadDeadline(time.Time{}) }()
 	}
 	c.Next()
+}
+
+// admitted lets a request in before its body is read, or says Busy: so bodies
+// take at most MaxRequests times MaxBody.
+func (s *Server) admitted(c *gin.Context) {
+	select {
+	case s.places <- struct{}{}:
+		defer func() { <-s.places }()
+		c.Next()
+	default:
+		writeError(c, imagebind.Errorf(imagebind.Busy, "%d requests are under way, which is all that are let in: try again later", s.o.MaxRequests))
+		c.Abort()
+	}
 }
 
 // answer writes what a handler returns: JSON, or its error.

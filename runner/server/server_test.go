@@ -973,3 +973,38 @@ func FuzzAsk(f *testing.F) {
 		}
 	})
 }
+
+// TestBusy: a request beyond MaxRequests is refused before its body is read.
+func TestBusy(t *testing.T) {
+	inside, release := make(chan struct{}), make(chan struct{})
+	f := &fake{answer: func(_ context.Context, q pipeline.Query, emit func(pipeline.Event) error) (pipeline.Answer, error) {
+		inside <- struct{}{}
+		<-release
+		return dog(q, emit)
+	}}
+	s := newSite(t, f, Options{MaxRequests: 1})
+	const ask = `{"messages":[{"role":"user","content":"Hi"}]}`
+	first := make(chan int, 1)
+	go func() {
+		resp, err := http.Post(s.url+"/v1/chat/completions", "application/json", strings.NewReader(ask))
+		if err != nil {
+			first <- 0
+			return
+		}
+		resp.Body.Close()
+		first <- resp.StatusCode
+	}()
+	<-inside
+	resp, raw := s.do("POST", "/v1/embeddings", "application/json", strings.NewReader(`no JSON`))
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", resp.StatusCode, raw)
+	}
+	close(release)
+	if status := <-first; status != http.StatusOK {
+		t.Errorf("the first is answered %d", status)
+	}
+	go func() { <-inside }()
+	if resp, raw = s.do("POST", "/v1/chat/completions", "application/json", strings.NewReader(ask)); resp.StatusCode != http.StatusOK {
+		t.Errorf("afterwards: %d %s", resp.StatusCode, raw)
+	}
+}
