@@ -171,7 +171,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 		slog.Warn("the store is not ready; /readyz says when it is", "err", err)
 	}
 	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st,
-		Open:      jobs.Under(o.SourceRoot, open),
+		Open: jobs.Root(o.SourceRoot).Open(open), Check: jobs.Root(o.SourceRoot).Check,
 		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
 	if err != nil {
 		return err

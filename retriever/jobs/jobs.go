@@ -53,6 +53,9 @@ type Options struct {
 	// Open opens the source at a path that a request named; it refuses paths
 	// that it must not read.
 	Open func(ctx context.Context, path string) (Source, error)
+	// Check, where set, is asked when a job is submitted: its error refuses the
+	// job at once, where Open would fail it later.
+	Check func(path string) error
 
 	MaxQueued  int           // jobs that wait; more are refused as Busy. Default 16
 	Keep       int           // finished jobs that are remembered. Default 100
@@ -191,6 +194,11 @@ func (m *Manager) Submit(r retrieverapi.JobRequest) (retrieverapi.Job, error) {
 		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Unsupported, "this retriever does not embed media through a runner yet; give a source of ready features, {\"path\": P}"), "source.runner")
 	case r.Source.Path == "":
 		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "source.path is missing: a file or folder of features under --source-root"), "source.path")
+	}
+	if m.o.Check != nil {
+		if err := m.o.Check(r.Source.Path); err != nil {
+			return none, imagebind.WithParam(err, "source.path")
+		}
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -719,35 +727,53 @@ func keep(best *[]hit, h hit) {
 	}
 }
 
-// Under returns an Open that reads below root alone: path may be relative to it
-// or absolute, and links must not lead out of it.
-func Under(root string, open func(ctx context.Context, path string) (Source, error)) func(context.Context, string) (Source, error) {
+// A Root is the one folder that jobs may read; "" is none.
+type Root string
+
+// Open returns an Options.Open that hands paths below the root to open.
+func (r Root) Open(open func(ctx context.Context, path string) (Source, error)) func(context.Context, string) (Source, error) {
 	return func(ctx context.Context, path string) (Source, error) {
-		if root == "" {
-			return nil, imagebind.Errorf(imagebind.Invalid, "this retriever reads no files: start it with --source-root DIR")
-		}
-		base, err := filepath.EvalSymlinks(root)
-		if err == nil {
-			base, err = filepath.Abs(base)
-		}
+		real, err := r.find(path)
 		if err != nil {
-			return nil, imagebind.Errorf(imagebind.Unavailable, "the source root cannot be read: %w", err)
-		}
-		full := path
-		if !filepath.IsAbs(path) {
-			full = filepath.Join(base, path)
-		}
-		real, err := filepath.EvalSymlinks(full)
-		outside := func(p string) bool {
-			rel, err := filepath.Rel(base, p)
-			return err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator))
-		}
-		if err != nil && !outside(filepath.Clean(full)) {
-			return nil, imagebind.Errorf(imagebind.NotFound, "source %q is not there under the source root", path)
-		}
-		if err != nil || outside(real) {
-			return nil, imagebind.Errorf(imagebind.Invalid, "source %q is outside the source root", path)
+			return nil, err
 		}
 		return open(ctx, real)
 	}
+}
+
+// Check is an Options.Check.
+func (r Root) Check(path string) error {
+	_, err := r.find(path)
+	return err
+}
+
+// find returns where path, relative to the root or absolute, really is. Links
+// must not lead out of the root.
+func (r Root) find(path string) (string, error) {
+	if r == "" {
+		return "", imagebind.Errorf(imagebind.Invalid, "this retriever reads no files: start it with --source-root DIR")
+	}
+	base, err := filepath.EvalSymlinks(string(r))
+	if err == nil {
+		base, err = filepath.Abs(base)
+	}
+	if err != nil {
+		return "", imagebind.Errorf(imagebind.Unavailable, "the source root cannot be read: %w", err)
+	}
+	full := path
+	if !filepath.IsAbs(path) {
+		full = filepath.Join(base, path)
+	}
+	real, err := filepath.EvalSymlinks(full)
+	outside := func(p string) bool {
+		rel, err := filepath.Rel(base, p)
+		return err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator))
+	}
+	if err != nil && !outside(filepath.Clean(full)) {
+		return "", imagebind.Errorf(imagebind.NotFound, "source %q is not there under the source root", path)
+	}
+	if err != nil || outside(real) {
+		return "", imagebind.Errorf(imagebind.Invalid, "source %q is outside the source root", path)
+	}
+	return real, nil
 }

@@ -394,7 +394,7 @@ func TestUnderKeepsToItsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	var opened string
-	open := Under(root, func(_ context.Context, path string) (Source, error) { opened = path; return newTable(1, 1), nil })
+	open := Root(root).Open(func(_ context.Context, path string) (Source, error) { opened = path; return newTable(1, 1), nil })
 	tests := []struct {
 		path string
 		kind imagebind.Kind // of the refusal; Internal for none
@@ -421,7 +421,7 @@ func TestUnderKeepsToItsRoot(t *testing.T) {
 			t.Errorf("%s: %v, opened %q", tt.path, err, opened)
 		}
 	}
-	if _, err := Under("", nil)(t.Context(), "x"); imagebind.KindOf(err) != imagebind.Invalid {
+	if _, err := Root("").Open(nil)(t.Context(), "x"); imagebind.KindOf(err) != imagebind.Invalid {
 		t.Errorf("no root: %v", err)
 	}
 }

@@ -47,7 +47,8 @@ func newSite(t *testing.T, dir string, o Options) *site {
 		t.Fatal(err)
 	}
 	open := func(ctx context.Context, path string) (jobs.Source, error) { return source.Open(path) }
-	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: jobs.Under(filepath.Join(dir, "sources"), open)})
+	root := jobs.Root(filepath.Join(dir, "sources"))
+	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: root.Open(open), Check: root.Check})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,12 +376,22 @@ func TestRebuildOverHTTP(t *testing.T) {
 		if err != nil || j.State != "done" || j.RowsDone != 500 || j.Generation != 2 || j.Checks == nil || j.Checks.Recall != 1 || seen == 0 {
 			t.Fatalf("%+v, %v, %d events", j, err, seen)
 		}
-		bad, err := s.client.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "default", Source: retrieverapi.Source{Path: "../jobs"}})
+		for path, kind := range map[string]imagebind.Kind{"../jobs": imagebind.Invalid, "nothing.npy": imagebind.NotFound} {
+			_, err := s.client.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "default", Source: retrieverapi.Source{Path: path}})
+			if imagebind.KindOf(err) != kind || imagebind.ParamOf(err) != "source.path" {
+				t.Errorf("source %s: %v", path, err)
+			}
+		}
+		// What is no source is found when it is read.
+		if err := os.WriteFile(filepath.Join(dir, "sources", "bad.npy"), []byte("no array"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		bad, err := s.client.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "default", Source: retrieverapi.Source{Path: "bad.npy"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		bad, err = s.client.Wait(ctx, bad.ID, time.Second, nil)
-		if err != nil || bad.State != "failed" || !strings.Contains(bad.Error, "outside") {
+		if err != nil || bad.State != "failed" || !strings.Contains(bad.Error, ".npy") {
 			t.Errorf("%+v, %v", bad, err)
 		}
 		if list, err := s.client.Jobs(ctx); err != nil || len(list) != 2 || list[0].ID != bad.ID {
