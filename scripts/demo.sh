@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 work=.cache/demo
 runner=127.0.0.1:${DEMO_PORT:-8080}
 retriever=127.0.0.1:${DEMO_RETRIEVER_PORT:-8081}
+licence="this project's own, see demo/README.md"
 mkdir -p "$work"
 
 stop() {
@@ -56,7 +57,8 @@ trap 'code=$?; [ $code -eq 0 ] || stop; exit $code' EXIT
 
 if [ ! -e "$work/bundle/bundle.json" ] || [ -n "$(find demo bin/exporter -maxdepth 2 -newer "$work/bundle/bundle.json" -type f | head -n 1)" ]; then
 	bin/exporter model --name imagebind-llm-demo --imagebind demo/imagebind_demo.pth --heads-config demo/heads.json \
-		--llama demo/llama --tokenizer demo/llama/tokenizer.model --adapter demo/adapter_demo.pth --out "$work/bundle"
+		--llama demo/llama --tokenizer demo/llama/tokenizer.model --adapter demo/adapter_demo.pth \
+		--licence imagebind="$licence" --licence llama="$licence" --licence adapter="$licence" --out "$work/bundle"
 fi
 
 start retriever "$retriever" --data "$work/data" --source-root demo
