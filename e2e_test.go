@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -309,7 +308,7 @@ func TestConcurrent(t *testing.T) {
 				return // the queue is bounded; that is an answer too
 			}
 			if a.text() != alone[i%len(alone)] {
-				t.Error(fmt.Sprintf("%d: %q, alone %q", status, a.text(), alone[i%len(alone)]))
+				t.Errorf("%d: %q, alone %q", status, a.text(), alone[i%len(alone)])
 			}
 		})
 	}

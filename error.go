@@ -10,6 +10,7 @@ import (
 // HTTP status of each stands in internal/httpapi.
 type Kind uint8
 
+// The kinds.
 const (
 	Internal     Kind = iota // a defect or a broken machine; the message stays in the log
 	Invalid                  // the request can never succeed

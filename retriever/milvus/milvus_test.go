@@ -135,9 +135,8 @@ func TestBuildGoesOnAfterACrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
 	all := rows(0, 8000, 1024)
-	start = time.Now()
+	start := time.Now()
 	if err := b.Append(ctx, all); err != nil {
 		t.Fatal(err)
 	}

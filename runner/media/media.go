@@ -40,7 +40,7 @@ type Options struct {
 	Redirects int           // that are followed, each to an allowed host; default none
 }
 
-// A Fetcher's methods may be called concurrently.
+// A Fetcher fetches what URLs name. Its methods may be called concurrently.
 type Fetcher struct {
 	o      Options
 	root   *os.Root // nil: no file: URLs

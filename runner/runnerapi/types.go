@@ -185,14 +185,14 @@ func (c *Content) UnmarshalJSON(b []byte) error {
 // MarshalJSON writes the payload under the type's name.
 func (p Part) MarshalJSON() ([]byte, error) {
 	m := map[string]any{"type": p.Type}
-	switch {
-	case p.Type == PartText:
+	switch p.Type {
+	case PartText:
 		m["text"] = p.Text
-	case p.Type == PartBindText:
+	case PartBindText:
 		m[p.Type] = map[string]string{"text": p.Text}
-	case p.Type == PartInputAudio:
+	case PartInputAudio:
 		m[p.Type] = p.Audio
-	case p.Type == PartEmbedding:
+	case PartEmbedding:
 		m[p.Type] = p.Embedding
 	default:
 		m[p.Type] = map[string]string{"url": p.URL}

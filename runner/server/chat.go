@@ -26,7 +26,6 @@ func (s *Server) chat(c *gin.Context) {
 	if err == nil {
 		err = runnerapi.Decode(body, &r)
 	}
-	body = nil // its parts are copies
 	if err != nil {
 		writeError(c, err)
 		return

@@ -205,10 +205,10 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 		return src, imagebind.WithParam(err, at)
 	}
 	src.Modality = spec.Name
-	switch {
-	case p.Type == runnerapi.PartBindText:
+	switch p.Type {
+	case runnerapi.PartBindText:
 		src.Data = []byte(p.Text)
-	case p.Type == runnerapi.PartInputAudio:
+	case runnerapi.PartInputAudio:
 		src.Param = at + ".input_audio.data"
 		src.load = func(context.Context) ([]byte, error) { return media.Base64(p.Audio.Data, s.o.MaxFile) }
 	default:

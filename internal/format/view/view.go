@@ -144,7 +144,7 @@ func (r *reader) slice(dst []float32, axis, off, from int) error {
 	for len(dst) > 0 {
 		i, rest := from/inner, from%inner
 		at := off + i*r.stride[axis]
-		n := inner
+		var n int
 		var err error
 		if rest == 0 && len(dst) >= inner {
 			whole := len(dst) / inner
