@@ -429,7 +429,7 @@ func (w *copier) row(v *view, slot int) error {
 	w.buf = buf
 	err = guard(func() error {
 		vector := v.row(slot, w.from.stride)
-		if crc32.Checksum(bytes(vector), castagnoli) != r.sum {
+		if crc32.Checksum(raw(vector), castagnoli) != r.sum {
 			return imagebind.Errorf(imagebind.Internal, "row %d of %s is damaged", slot, filepath.Join(w.from.dir, rowsFile))
 		}
 		w.size += 4 * len(vector)

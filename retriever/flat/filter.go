@@ -1,7 +1,7 @@
 package flat
 
 import (
-	stdbytes "bytes"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,29 +20,26 @@ type filter struct {
 func newFilter(fields map[string]any) (*filter, error) {
 	f := &filter{fields: make(map[string]any, len(fields))}
 	for k, v := range fields {
-		key, err := json.Marshal(k)
-		if err != nil {
-			return nil, err
-		}
-		value, err := json.Marshal(v)
+		sign, err := canonical(map[string]any{k: v}) // {"k":v}
+		var field map[string]any                     // as it is read
 		if err == nil {
-			err = json.Unmarshal(value, &v)
+			err = json.Unmarshal(sign, &field)
 		}
 		if err != nil {
 			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q: %w", k, err)
 		}
-		sign := append(key, ':')
-		switch v {
-		case 0.0: // -0 is as good
-		default:
-			sign = append(sign, value...)
+		sign = sign[1 : len(sign)-1]
+		for k, v = range field {
+			f.fields[k] = v
 		}
 		switch v.(type) {
 		case string, bool, float64:
 		default:
 			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q is compared to a %T; values are strings, numbers and booleans", k, v)
 		}
-		f.fields[k] = v
+		if v == 0.0 { // -0 is as good
+			sign = bytes.TrimRight(sign, "-0")
+		}
 		f.signs = append(f.signs, sign)
 	}
 	return f, nil
@@ -50,7 +47,7 @@ func newFilter(fields map[string]any) (*filter, error) {
 
 func (f *filter) pass(metadata []byte) bool {
 	for _, s := range f.signs {
-		if !stdbytes.Contains(metadata, s) {
+		if !bytes.Contains(metadata, s) {
 			return false
 		}
 	}

@@ -264,7 +264,7 @@ func (s *Store) begin() error {
 
 // collection returns the collection of a name; one that has no folder yet is
 // made when asked for.
-func (s *Store) collection(name string, make bool) (*collection, error) {
+func (s *Store) collection(name string, create bool) (*collection, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ func (s *Store) collection(name string, make bool) (*collection, error) {
 		return nil, errClosed
 	}
 	c := s.collections[name]
-	if c == nil && !make {
+	if c == nil && !create {
 		return nil, missing(name)
 	}
 	if c == nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,9 @@ func (p place) at() int64            { return int64(p >> 24) }
 func (p place) len() int             { return int(p & (1<<24 - 1)) }
 
 const maxLog = 1 << 40
+
+// fsync is a variable for the tests alone.
+var fsync = (*os.File).Sync
 
 // A part is a folder of rows: one generation of a collection, or one that is
 // being built. Rows have slots, in the order in which they came; a row that is
@@ -87,8 +91,8 @@ func (v *view) row(slot, stride int) []float32 {
 	return v.chunks[slot/chunkRows][at : at+stride]
 }
 
-// bytes is the memory of v.
-func bytes(v []float32) []byte {
+// raw is the memory of v.
+func raw(v []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
 }
 
@@ -182,7 +186,7 @@ func (p *part) mapRows(n int) error {
 func (p *part) close() error {
 	var errs []error
 	for _, c := range p.now.chunks {
-		errs = append(errs, unix.Munmap(bytes(c)))
+		errs = append(errs, unix.Munmap(raw(c)))
 	}
 	p.now.chunks = nil
 	for _, f := range []*os.File{p.rows, p.log} {
@@ -309,7 +313,7 @@ func encode(rows []store.Row, dim int) (*batch, error) {
 		v := b.vectors[i*stride : (i+1)*stride]
 		copy(v, r.Vector)
 		before := len(b.records)
-		b.records = appendPut(b.records, r, metadata, crc32.Checksum(bytes(v), castagnoli), up(r.Vector.Norm()))
+		b.records = appendPut(b.records, r, metadata, crc32.Checksum(raw(v), castagnoli), up(r.Vector.Norm()))
 		b.lens = append(b.lens, len(b.records)-before)
 	}
 	return b, nil
@@ -357,9 +361,16 @@ func canonical(m map[string]any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range m {
-		switch v.(type) {
-		case nil, string, bool, float64, []any, map[string]any:
+	for k, v := range m {
+		ok := utf8.ValidString(k)
+		switch v := v.(type) {
+		case nil, bool, float64, []any, map[string]any:
+		case string:
+			ok = ok && utf8.ValidString(v)
+		default:
+			ok = false
+		}
+		if ok {
 			continue
 		}
 		var again map[string]any
@@ -384,7 +395,7 @@ func (p *part) add(vectors []float32) error {
 	if err := p.mapRows(p.now.n + p.pending + n); err != nil {
 		return err
 	}
-	if _, err := p.rows.WriteAt(bytes(vectors), int64(p.now.n+p.pending)*int64(4*p.stride)); err != nil {
+	if _, err := p.rows.WriteAt(raw(vectors), int64(p.now.n+p.pending)*int64(4*p.stride)); err != nil {
 		return err
 	}
 	p.pending += n
@@ -410,7 +421,7 @@ func (p *part) commit(groups []byte) (err error) {
 		return p.broken
 	}
 	if rows > 0 {
-		if err := p.rows.Sync(); err != nil {
+		if err := fsync(p.rows); err != nil {
 			return fail("sync "+rowsFile, err)
 		}
 	}
@@ -420,7 +431,7 @@ func (p *part) commit(groups []byte) (err error) {
 		}
 		return err
 	}
-	if err := p.log.Sync(); err != nil {
+	if err := fsync(p.log); err != nil {
 		return fail("sync "+logFile, err)
 	}
 	at := p.end

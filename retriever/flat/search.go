@@ -1,7 +1,7 @@
 package flat
 
 import (
-	stdbytes "bytes"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -179,9 +179,9 @@ func (p *part) search(ctx context.Context, q store.Query) ([][]imagebind.Neighbo
 		}
 		return out, nil
 	}
-	if bytes := 4 * int64(nq) * int64(k) * int64(p.dim); bytes > maxAnswer {
+	if size := 4 * int64(nq) * int64(k) * int64(p.dim); size > maxAnswer {
 		return nil, imagebind.Errorf(imagebind.TooLarge, "%d queries for %d rows of %d values each are an answer of %d MB; ask for at most %d at a time",
-			nq, k, p.dim, bytes>>20, maxAnswer>>20)
+			nq, k, p.dim, size>>20, maxAnswer>>20)
 	}
 	tops, err := p.scan(ctx, v, queries, norms, k, chosen)
 	if err != nil {
@@ -303,7 +303,7 @@ func (p *part) finish(v *view, q imagebind.Embedding, t *top, seen map[uint32]im
 		list[i] = found{h, r}
 	}
 	slices.SortFunc(list, func(a, b found) int {
-		return cmp.Or(cmp.Compare(b.score, a.score), stdbytes.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(b.score, a.score), bytes.Compare(a.id, b.id))
 	})
 	out := make([]imagebind.Neighbour, t.k)
 	for i, f := range list[:t.k] {
@@ -328,7 +328,7 @@ func (p *part) finish(v *view, q imagebind.Embedding, t *top, seen map[uint32]im
 // vector copies a row and holds it to its checksum.
 func (p *part) vector(v *view, slot int) (imagebind.Embedding, error) {
 	row := slices.Clone(v.row(slot, p.stride))
-	if crc32.Checksum(bytes(row), castagnoli) != v.sums[slot] {
+	if crc32.Checksum(raw(row), castagnoli) != v.sums[slot] {
 		return nil, imagebind.Errorf(imagebind.Internal, "row %d of %s is damaged: it is not what was stored", slot, filepath.Join(p.dir, rowsFile))
 	}
 	return imagebind.Embedding(row[:p.dim:p.dim]), nil
