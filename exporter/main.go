@@ -110,7 +110,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	for _, c := range o.commands(out) {
 		c.Version = version.String()
-		c.RunE = func(cc *cobra.Command, args []string) error {
+		c.RunE = func(cc *cobra.Command, args []string) error { //nolint:contextcheck // cobra brings the context
 			if err := config.Load(cc.Flags(), "EXPORTER", o); err != nil {
 				return err
 			}

@@ -110,7 +110,7 @@ the file.`,
   retriever serve --store milvus --milvus localhost:19530
   curl -X PUT localhost:8081/v1/collections/pets -d '{"dim": 1024}'
   curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "features.npy"}}'`,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) error { //nolint:contextcheck // cobra brings the context
 			if err := config.Load(c.Flags(), "RETRIEVER", o); err != nil {
 				return err
 			}

@@ -181,7 +181,6 @@ func TestExact(t *testing.T) {
 
 // Sums that leave float32 are still ordered, and those that vanish in it.
 func TestExtremes(t *testing.T) {
-	const dim = 4
 	rows := []store.Row{
 		{ID: "huge", Vector: imagebind.Embedding{3e38, 3e38, 0, 0}},
 		{ID: "large", Vector: imagebind.Embedding{1e30, 0, 0, 0}},

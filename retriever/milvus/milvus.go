@@ -422,7 +422,7 @@ func (s *Store) use(ctx context.Context, name string) (c client.Client, g *gener
 		}
 		g.refs++
 		s.mu.Unlock()
-		return c, g, func() { s.release(g, 1) }, nil
+		return c, g, func() { s.release(g, 1) }, nil //nolint:contextcheck // the removal outlives the last query
 	}
 }
 
@@ -635,7 +635,7 @@ func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error 
 	s.live[g.Name] = g
 	s.mu.Unlock()
 	if old != nil {
-		s.retire(old)
+		s.retire(old) //nolint:contextcheck // the removal outlives the switch
 	}
 	return nil
 }
