@@ -505,6 +505,11 @@ func fault(r store.Row, dim int) string {
 	case len(r.Caption) > retrieverapi.MaxText || len(r.URI) > retrieverapi.MaxText:
 		return fmt.Sprintf("caption or uri over %d bytes", retrieverapi.MaxText)
 	}
+	if len(r.Metadata) > 0 {
+		if b, err := json.Marshal(r.Metadata); err != nil || len(b) > retrieverapi.MaxText {
+			return fmt.Sprintf("metadata that is no JSON, or over %d bytes of it", retrieverapi.MaxText)
+		}
+	}
 	return ""
 }
 

@@ -7,7 +7,7 @@
 // Captions, URIs and metadata come from a .parquet file's other columns, and
 // for files of bare vectors from a sidecar beside them: features.jsonl for
 // features.npy (sidecar.go). A row that is given no id has its number, from 0,
-// as its id.
+// as its id, or the one that a faiss map of ids gives it.
 package source
 
 import (
@@ -197,7 +197,35 @@ func openFaiss(path string) (table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newArray(path, f)
+	a, err := newArray(path, f)
+	if err != nil || !f.Mapped {
+		return a, err
+	}
+	return mapped{a, f}, nil
+}
+
+// mapped is an index that has its own ids.
+type mapped struct {
+	table
+	index *faiss.File
+}
+
+// read gives the index's ids to rows whose sidecar has none.
+func (m mapped) read(ctx context.Context, at, n int) ([]store.Row, error) {
+	rows, err := m.table.read(ctx, at, n)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]int64, len(rows))
+	if err := m.index.ReadIDs(ids, at); err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if rows[i].ID == "" {
+			rows[i].ID = strconv.FormatInt(ids[i], 10)
+		}
+	}
+	return rows, nil
 }
 
 func openSafetensors(path string) (table, error) {

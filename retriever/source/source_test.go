@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -193,6 +194,18 @@ func TestFaissGolden(t *testing.T) {
 				t.Fatalf("row %d, value %d: %v", i, j, v)
 			}
 		}
+	}
+}
+
+// TestFaissIDs: the ids of a map are the rows'.
+func TestFaissIDs(t *testing.T) {
+	s := open(t, "../../internal/format/faiss/testdata/kinds/idmap_hnsw.index")
+	var ids []string
+	for _, r := range all(t, s, 5) {
+		ids = append(ids, r.ID)
+	}
+	if want := strings.Fields("827 269 178 643 743 299 704 466 293 28 160 497"); !slices.Equal(ids, want) {
+		t.Errorf("ids %v, want %v", ids, want)
 	}
 }
 

@@ -27,10 +27,13 @@ type File struct {
 	Metric string // ip or l2
 	// Mapped says that the index numbers its vectors by a map of ids (IndexIDMap);
 	// the rows here keep the order of the vectors.
+	// ReadIDs gives the map.
 	Mapped bool
 
 	f      *os.File
 	tensor format.Tensor
+	in     io.ReaderAt
+	ids    int64 // where the map begins
 }
 
 // Open reads the structure of the index at path and checks it against the
@@ -122,6 +125,7 @@ func (h header) within(outer header, of string) error {
 // parse reads an index of size bytes.
 func (f *File) parse(in io.ReaderAt, size int64) error {
 	r := &reader{r: in, size: size}
+	f.in = in
 	kind := r.four()
 	if r.err != nil {
 		return errors.New("it is no faiss index")
@@ -136,7 +140,8 @@ func (f *File) parse(in io.ReaderAt, size int64) error {
 	if err != nil {
 		return err
 	}
-	if _, ids := r.vector(8); r.err == nil && ids != outer.total {
+	var ids int64
+	if f.ids, ids = r.vector(8); r.err == nil && ids != outer.total {
 		return fmt.Errorf("the map of ids has %d of them for %d vectors", ids, outer.total)
 	}
 	return errors.Join(r.err, h.within(outer, "map of ids"))
@@ -205,6 +210,21 @@ func (f *File) flat(r *reader, kind string) (header, error) {
 	}
 	f.tensor = v.Tensor("vectors")
 	return h, nil
+}
+
+// ReadIDs fills dst with the ids of the vectors from, from+1, …: their numbers,
+// where the index has no map of ids.
+func (f *File) ReadIDs(dst []int64, from int) error {
+	if n := f.tensor.Shape[0]; from < 0 || from > n || len(dst) > n-from {
+		return fmt.Errorf("ids %d to %d of %d", from, from+len(dst), n)
+	}
+	if !f.Mapped {
+		for i := range dst {
+			dst[i] = int64(from + i)
+		}
+		return nil
+	}
+	return binary.Read(io.NewSectionReader(f.in, f.ids+8*int64(from), 8*int64(len(dst))), binary.LittleEndian, dst)
 }
 
 // Tensors returns the one tensor, "vectors" [N, E].

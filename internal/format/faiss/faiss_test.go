@@ -101,6 +101,16 @@ func TestFaiss(t *testing.T) {
 			if err := x.Read(part, 13); err != nil || !slices.Equal(part, want[13:22]) {
 				t.Errorf("elements 13 to 22 differ (%v)", err)
 			}
+			ids := make([]int64, 12)
+			if err := f.ReadIDs(ids, 0); err != nil || ids[11] != map[bool]int64{true: 497, false: 11}[tt.mapped] {
+				t.Errorf("ids %v (%v)", ids, err)
+			}
+			if err := f.ReadIDs(ids[:3], 4); err != nil || ids[0] != map[bool]int64{true: 743, false: 4}[tt.mapped] {
+				t.Errorf("ids from 4: %v (%v)", ids[:3], err)
+			}
+			if err := f.ReadIDs(ids, 1); err == nil {
+				t.Error("ids behind the end")
+			}
 			// However it is cut, it is refused.
 			raw, err := os.ReadFile(path)
 			if err != nil {
