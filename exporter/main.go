@@ -73,23 +73,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	err := run(ctx, os.Args[1:], os.Stdout)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "exporter:", err)
-	}
-	var bad usage
-	switch {
-	case errors.As(err, &bad):
-		os.Exit(2)
-	case err != nil:
-		os.Exit(1)
-	}
+	config.Exit("exporter", run(ctx, os.Args[1:], os.Stdout))
 }
-
-// usage is a mistake on the command line or in the config.
-type usage struct{ error }
-
-func (u usage) Unwrap() error { return u.error }
 
 // A command is one of the exporter's.
 type command struct {
@@ -138,7 +123,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	root.SetOut(out)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
-		return usage{fmt.Errorf("%w (see exporter --help)", err)}
+		return config.Usage{Err: fmt.Errorf("%w (see exporter --help)", err)}
 	}
 	return err
 }

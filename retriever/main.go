@@ -72,23 +72,8 @@ func defaults() *options {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "retriever:", err)
-	}
-	var bad usage
-	switch {
-	case errors.As(err, &bad):
-		os.Exit(2)
-	case err != nil:
-		os.Exit(1)
-	}
+	config.Exit("retriever", run(ctx, os.Args[1:], os.Stdout))
 }
-
-// usage is a mistake on the command line or in the config.
-type usage struct{ error }
-
-func (u usage) Unwrap() error { return u.error }
 
 // run is the program: 0 for nil, 2 for a usage error, 1 for others.
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -131,7 +116,7 @@ the file.`,
 	root.SetOut(out)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
-		return usage{fmt.Errorf("%w (see retriever serve --help)", err)}
+		return config.Usage{Err: fmt.Errorf("%w (see retriever serve --help)", err)}
 	}
 	return err
 }

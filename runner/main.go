@@ -121,23 +121,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "runner: stopped at once")
 		os.Exit(1)
 	}()
-	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "runner:", err)
-	}
-	var bad usage
-	switch {
-	case errors.As(err, &bad):
-		os.Exit(2)
-	case err != nil:
-		os.Exit(1)
-	}
+	config.Exit("runner", run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
-
-// usage is a mistake on the command line or in the config.
-type usage struct{ error }
-
-func (u usage) Unwrap() error { return u.error }
 
 // run is the program: 0 for nil, 2 for a usage error, 1 for others.
 func run(ctx context.Context, args []string, in io.Reader, out, warn io.Writer) error {
@@ -153,7 +138,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, warn io.Writer) 
 	root.SetOut(out)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
-		return usage{fmt.Errorf("%w (see runner --help)", err)}
+		return config.Usage{Err: fmt.Errorf("%w (see runner --help)", err)}
 	}
 	return err
 }

@@ -315,7 +315,7 @@ func TestCacheOptions(t *testing.T) {
 func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	var bad usage
+	var bad config.Usage
 	if err := run(ctx, []string{"ask"}, strings.NewReader(""), io.Discard, io.Discard); !errors.As(err, &bad) {
 		t.Errorf("%v", err)
 	}
