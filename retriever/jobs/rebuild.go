@@ -1,0 +1,229 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/retrieverapi"
+	"imagebind-llm/retriever/store"
+)
+
+// A point of a copy: of the source's rows before Position, Stored were good,
+// and the others were left out.
+type point struct {
+	Position int                     `json:"position"`
+	Stored   int                     `json:"stored"`
+	Failed   int                     `json:"failed"`
+	Errors   []retrieverapi.RowError `json:"errors,omitempty"` // the first of the failed
+	NormMin  float64                 `json:"norm_min"`
+	NormMax  float64                 `json:"norm_max"`
+}
+
+// rebuild copies, checks and switches. It may be called again for the same job,
+// and then goes on where the builder's rows end.
+func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	src, err := m.o.Open(ctx, j.Source.Path)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", j.Source.Path, err)
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	if src.Rows() == 0 {
+		return imagebind.Errorf(imagebind.Invalid, "%s holds no rows", j.Source.Path)
+	}
+	if j.Checks != nil && j.Checks.Dim != src.Dim() || j.RowsTotal != 0 && j.RowsTotal != src.Rows() {
+		return imagebind.Errorf(imagebind.Conflict, "%s changed while the job was at it", j.Source.Path)
+	}
+	// The dim stands in the file before the builder exists, so that abort finds it.
+	if err := m.update(j, true, func(j *job) {
+		j.RowsTotal = src.Rows()
+		if j.Checks == nil {
+			j.Checks = &retrieverapi.Checks{Dim: src.Dim()}
+		}
+	}); err != nil {
+		return err
+	}
+	b, err := m.o.Store.Build(ctx, j.Collection, store.Spec{Dim: src.Dim(), Index: j.Index, Model: j.Model}, j.ID)
+	if err != nil {
+		return err
+	}
+	if err := m.copy(ctx, j, src, b); err != nil {
+		return err
+	}
+	if err := m.check(ctx, j, src, b); err != nil {
+		return err
+	}
+	if err := m.update(j, true, func(j *job) { j.Phase = "switch" }); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil { // the last moment to cancel
+		return err
+	}
+	info, err := b.Commit(context.WithoutCancel(ctx))
+	if err != nil {
+		return fmt.Errorf("switch: %w", err)
+	}
+	if twice := j.Point.Stored - info.Count; twice > 0 {
+		slog.WarnContext(ctx, "rows were replaced by later ones of the same id", "job", j.ID, "rows", twice)
+	}
+	m.mu.Lock()
+	j.Generation, j.Checks.Rows = info.Generation, info.Count
+	m.mu.Unlock()
+	return nil
+}
+
+// fault says why a row cannot be stored, or "".
+func fault(r store.Row, dim int) string {
+	switch n := r.Vector.Norm(); {
+	case len(r.ID) == 0 || len(r.ID) > retrieverapi.MaxID:
+		return fmt.Sprintf("an id of %d bytes; it has 1 to %d", len(r.ID), retrieverapi.MaxID)
+	case len(r.Vector) != dim:
+		return fmt.Sprintf("%d values; the source's dim is %d", len(r.Vector), dim)
+	case !r.Vector.Finite():
+		return "NaN or infinity"
+	case n < 1e-6:
+		return "a vector of length 0"
+	case len(r.Caption) > retrieverapi.MaxText || len(r.URI) > retrieverapi.MaxText:
+		return fmt.Sprintf("caption or uri over %d bytes", retrieverapi.MaxText)
+	}
+	if len(r.Metadata) > 0 {
+		if b, err := json.Marshal(r.Metadata); err != nil || len(b) > retrieverapi.MaxText {
+			return fmt.Sprintf("metadata that is no JSON, or over %d bytes of it", retrieverapi.MaxText)
+		}
+	}
+	return ""
+}
+
+// resume finds where in the source the copy goes on: behind the b.Rows() first
+// good rows. The job's durable point is at or before it, unless the builder
+// lost rows; then the search begins at the source's first row.
+func (m *Manager) resume(ctx context.Context, j *job, src Source, b store.Builder) (point, error) {
+	p := j.Point
+	if b.Rows() < p.Stored {
+		p = point{}
+	}
+	p.Errors = slices.Clone(p.Errors)
+	for p.Stored < b.Rows() {
+		if p.Position >= src.Rows() {
+			return p, imagebind.Errorf(imagebind.Conflict, "the generation holds %d rows, %s only %d good ones", b.Rows(), j.Source.Path, p.Stored)
+		}
+		rows, err := read(ctx, src, p.Position)
+		if err != nil {
+			return p, err
+		}
+		p.sift(rows, src.Dim(), b.Rows()-p.Stored)
+	}
+	return p, nil
+}
+
+func batch(dim int) int { return max(1, min(maxBatch, batchBytes/(4*dim))) }
+
+// read returns the next rows of the source, at least one.
+func read(ctx context.Context, src Source, at int) ([]store.Row, error) {
+	rows, err := src.Read(ctx, at, min(batch(src.Dim()), src.Rows()-at))
+	if err != nil {
+		return nil, fmt.Errorf("read the source at row %d: %w", at, err)
+	}
+	if len(rows) == 0 {
+		return nil, imagebind.Errorf(imagebind.Invalid, "the source ends at row %d of %d", at, src.Rows())
+	}
+	return rows, nil
+}
+
+// sift moves p over rows, which begin at p.Position, as far as limit good
+// ones; those it returns. It counts norms and lists the bad.
+func (p *point) sift(rows []store.Row, dim, limit int) []store.Row {
+	good := make([]store.Row, 0, min(limit, len(rows)))
+	for _, r := range rows {
+		if len(good) == limit {
+			break
+		}
+		if why := fault(r, dim); why != "" {
+			p.Failed++
+			if len(p.Errors) < maxRowErrors {
+				p.Errors = append(p.Errors, retrieverapi.RowError{Row: p.Position, Message: why})
+			}
+		} else {
+			n := r.Vector.Norm()
+			if p.NormMax == 0 {
+				p.NormMin = n
+			}
+			p.NormMin, p.NormMax = min(p.NormMin, n), max(p.NormMax, n)
+			good = append(good, r)
+		}
+		p.Position++
+	}
+	p.Stored += len(good)
+	return good
+}
+
+// tell shows how far the copy is.
+func (j *job) tell(p point) {
+	j.RowsDone, j.RowsFailed, j.RowErrors = p.Position, p.Failed, slices.Clone(p.Errors)
+	j.Checks.NormMin, j.Checks.NormMax = p.NormMin, p.NormMax
+}
+
+func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder) error {
+	p, err := m.resume(ctx, j, src, b)
+	if err != nil {
+		return err
+	}
+	if err := m.update(j, true, func(j *job) { j.Phase = "copy"; j.tell(p) }); err != nil {
+		return err
+	}
+	began, first := time.Now(), p.Position
+	told, kept := began, began
+	for p.Position < src.Rows() {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(err, m.checkpoint(context.WithoutCancel(ctx), j, b, p))
+		}
+		rows, err := read(ctx, src, p.Position)
+		if err != nil {
+			return err
+		}
+		next := p
+		good := next.sift(rows, src.Dim(), len(rows))
+		if len(good) > 0 {
+			if err := b.Append(ctx, good); err != nil {
+				return fmt.Errorf("store rows %d to %d: %w", p.Position, next.Position, err)
+			}
+		}
+		p = next
+		now := time.Now()
+		if now.Sub(told) >= progressTick {
+			told = now
+			rate := float64(p.Position-first) / max(now.Sub(began).Seconds(), 1e-3)
+			eta := float64(src.Rows()-p.Position) / max(rate, 1e-3)
+			if err := m.update(j, false, func(j *job) { j.tell(p); j.Rate, j.ETA = rate, &eta }); err != nil {
+				return err
+			}
+		}
+		if now.Sub(kept) >= m.o.Checkpoint {
+			kept = now
+			if err := m.checkpoint(ctx, j, b, p); err != nil {
+				return err
+			}
+		}
+	}
+	rate := float64(p.Position-first) / max(time.Since(began).Seconds(), 1e-3)
+	m.mu.Lock()
+	j.Rate = rate
+	m.mu.Unlock()
+	return m.checkpoint(ctx, j, b, p)
+}
+
+// checkpoint makes the rows durable, then says so in the job's file.
+func (m *Manager) checkpoint(ctx context.Context, j *job, b store.Builder, p point) error {
+	if err := b.Checkpoint(ctx); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return m.update(j, true, func(j *job) { j.Point = p; j.tell(p) })
+}
