@@ -1,0 +1,312 @@
+package milvus
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/milvus-io/milvus-sdk-go/v2/client"
+	"github.com/milvus-io/milvus-sdk-go/v2/entity"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/store"
+)
+
+// A record is what a Milvus collection's description says about it.
+type record struct {
+	ImageBind  int       `json:"imagebind"` // version of this record
+	Name       string    `json:"name"`
+	Dim        int       `json:"dim"`
+	Index      string    `json:"index"`
+	Model      string    `json:"model,omitempty"`
+	Generation int       `json:"generation"`
+	Job        string    `json:"job,omitempty"` // of a rebuild
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+// physical is the Milvus collection's name.
+func (r record) physical() string { return alias(r.Name) + "_g" + strconv.Itoa(r.Generation) }
+
+// alias is a collection's name for Milvus, which allows letters, digits and
+// underscores: a hyphen is written out, and so is an underscore that would make
+// the name look like another one that was, or like a generation's.
+func alias(name string) string {
+	name = underscoreRE.ReplaceAllString(name, "_0x5f_$1")
+	return strings.ReplaceAll(name, "-", "_0x2d_")
+}
+
+// A generation is a Milvus collection in use by this process.
+type generation struct {
+	record
+	builtAt time.Time
+	write   sync.Mutex                // one writer at a time, so that Delete counts right
+	wrote   atomic.Pointer[time.Time] // the last write of this process; nil for none
+
+	refs int  // operations under way; guarded by Store.mu
+	gone bool // drop it after the last of them; guarded by Store.mu
+}
+
+// level is the consistency that a read needs to see what was written.
+func (g *generation) level() entity.ConsistencyLevel {
+	if t := g.wrote.Load(); t != nil && time.Since(*t) < sessionFor {
+		return entity.ClSession
+	}
+	return entity.ClBounded
+}
+
+func (g *generation) written() {
+	now := time.Now()
+	g.wrote.Store(&now)
+}
+
+// describe reads a Milvus collection, by its name or an alias. A collection
+// that this package did not make gives nil and no error.
+func (s *Store) describe(ctx context.Context, c client.Client, name string) (*generation, error) {
+	try, cancel := s.call(ctx)
+	defer cancel()
+	d, err := c.DescribeCollection(try, name)
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{}
+	if json.Unmarshal([]byte(d.Schema.Description), &g.record) != nil || g.ImageBind != 1 || g.physical() != d.Name {
+		return nil, nil
+	}
+	g.builtAt = g.CreatedAt
+	if t, err := time.Parse(time.RFC3339Nano, d.Properties[builtAtProperty]); err == nil {
+		g.builtAt = t
+	}
+	return g, nil
+}
+
+// all lists the generations in the server, live or not.
+func (s *Store) all(ctx context.Context, c client.Client) ([]*generation, error) {
+	try, cancel := s.call(ctx)
+	defer cancel()
+	list, err := c.ListCollections(try)
+	if err != nil {
+		return nil, err
+	}
+	var out []*generation
+	for _, l := range list {
+		g, err := s.describe(ctx, c, l.Name)
+		if missing(err) {
+			continue // dropped just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		if g != nil {
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
+// discover reads which generations serve, loads them, and removes those that a
+// crash left behind after a switch.
+func (s *Store) discover(ctx context.Context, c client.Client) (map[string]*generation, error) {
+	all, err := s.all(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	live := map[string]*generation{}
+	for _, g := range all {
+		if live[g.Name] != nil {
+			continue
+		}
+		l, err := s.describe(ctx, c, alias(g.Name))
+		if missing(err) || err == nil && l == nil {
+			continue // never committed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := s.load(ctx, c, l.physical()); err != nil {
+			return nil, err
+		}
+		if _, err := s.count(ctx, c, l.physical(), entity.ClStrong); err != nil {
+			return nil, err
+		}
+		live[l.Name] = l
+	}
+	for _, g := range all {
+		if l := live[g.Name]; l != nil && g.Generation < l.Generation {
+			try, cancel := s.call(ctx)
+			if err := c.DropCollection(try, g.physical()); err != nil {
+				slog.WarnContext(ctx, "milvus: an old generation stays", "collection", g.physical(), "err", err)
+			}
+			cancel()
+		}
+	}
+	return live, nil
+}
+
+// load makes the Milvus collection searchable.
+func (s *Store) load(ctx context.Context, c client.Client, physical string) error {
+	try, cancel := s.call(ctx)
+	state, err := c.GetLoadState(try, physical, nil)
+	cancel()
+	if err == nil && state == entity.LoadStateLoaded {
+		return nil
+	}
+	try, cancel = context.WithTimeout(ctx, s.o.BuildTimeout)
+	defer cancel()
+	return c.LoadCollection(try, physical, false)
+}
+
+// serving returns the generation that serves name. One that this process does
+// not know may have been made by another.
+func (s *Store) serving(ctx context.Context, c client.Client, name string) (*generation, error) {
+	s.mu.Lock()
+	g := s.live[name]
+	s.mu.Unlock()
+	if g != nil {
+		return g, nil
+	}
+	g, err := s.describe(ctx, c, alias(name))
+	if missing(err) || err == nil && g == nil {
+		return nil, imagebind.Errorf(imagebind.NotFound, "no collection %q", name)
+	}
+	if err == nil {
+		err = s.load(ctx, c, g.physical())
+	}
+	if err != nil {
+		return nil, s.fail(ctx, "look for "+name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[name] == nil {
+		s.live[name] = g
+	}
+	return s.live[name], nil
+}
+
+// use returns the generation that serves name; done must be called after.
+func (s *Store) use(ctx context.Context, name string) (c client.Client, g *generation, done func(), err error) {
+	c, err = s.conn(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for {
+		g, err := s.serving(ctx, c, name)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		s.mu.Lock()
+		if g.gone { // switched since
+			s.mu.Unlock()
+			continue
+		}
+		g.refs++
+		s.mu.Unlock()
+		return c, g, func() { s.release(g, 1) }, nil //nolint:contextcheck // the removal outlives the last query
+	}
+}
+
+// release gives back n uses of g and removes a retired one after its last.
+func (s *Store) release(g *generation, n int) {
+	s.mu.Lock()
+	g.refs -= n
+	remove, c := g.gone && g.refs == 0, s.c
+	if remove {
+		s.drop.Add(1)
+	}
+	s.mu.Unlock()
+	if !remove {
+		return
+	}
+	go func() {
+		defer s.drop.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+		defer cancel()
+		if err := c.DropCollection(ctx, g.physical()); err != nil {
+			slog.Warn("milvus: an old generation stays", "collection", g.physical(), "err", err)
+		}
+	}()
+}
+
+// retire lets g be removed once nothing uses it.
+func (s *Store) retire(g *generation) {
+	s.mu.Lock()
+	g.refs++
+	g.gone = true
+	s.mu.Unlock()
+	s.release(g, 1)
+}
+
+// moved looks again which generation serves name, after a search found the one
+// in use gone: another process may have switched or dropped it.
+func (s *Store) moved(ctx context.Context, c client.Client, name string, from *generation) bool {
+	g, err := s.describe(ctx, c, alias(name))
+	if err != nil && !missing(err) || g != nil && g.physical() == from.physical() {
+		return false
+	}
+	if g != nil && s.load(ctx, c, g.physical()) != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[name] == from {
+		delete(s.live, name)
+		if g != nil {
+			s.live[name] = g
+		}
+	}
+	return true
+}
+
+// built notes in the server when the generation was committed.
+type built time.Time
+
+func (b built) KeyValue() (string, string) {
+	return builtAtProperty, time.Time(b).UTC().Format(time.RFC3339Nano)
+}
+
+// swap makes g the generation that serves, durably first.
+func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error {
+	g.builtAt = time.Now().UTC()
+	try, cancel := s.call(ctx)
+	defer cancel()
+	if err := c.AlterCollection(try, g.physical(), built(g.builtAt)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	old := s.live[g.Name]
+	s.mu.Unlock()
+	var err error
+	if old == nil {
+		err = c.CreateAlias(try, g.physical(), alias(g.Name))
+	} else {
+		err = c.AlterAlias(try, g.physical(), alias(g.Name))
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.live[g.Name] = g
+	s.mu.Unlock()
+	if old != nil {
+		s.retire(old) //nolint:contextcheck // the removal outlives the switch
+	}
+	return nil
+}
+
+func (s *Store) newRecord(name string, spec store.Spec) (record, error) {
+	if !nameRE.MatchString(name) {
+		return record{}, imagebind.Errorf(imagebind.Invalid, "collection name %q: it is a letter or _, then up to 99 letters, digits, _ and -", name)
+	}
+	if len(alias(name)) > maxName-12 { // a generation's number comes behind it
+		return record{}, imagebind.Errorf(imagebind.Invalid, "collection name %q: with so many hyphens it is too long for Milvus", name)
+	}
+	if spec.Dim < 1 || spec.Dim > 32768 {
+		return record{}, imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to 32768", spec.Dim)
+	}
+	index, err := indexType(spec.Index, s.o.Index)
+	return record{ImageBind: 1, Name: name, Dim: spec.Dim, Index: index, Model: spec.Model, CreatedAt: time.Now().UTC()}, err
+}
