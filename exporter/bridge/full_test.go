@@ -13,6 +13,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/checkpoint"
 	"imagebind-llm/exporter/internal/fake"
+	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/ort"
 )
 
@@ -83,7 +84,7 @@ func TestFullSize(t *testing.T) {
 	start = time.Now()
 	s, err := ort.Open(path, ort.Options{Threads: 1})
 	if err != nil {
-		t.Skip("wants onnxruntime to run it: " + err.Error())
+		golden.Need(t, "ort", "wants onnxruntime to run it: "+err.Error())
 	}
 	defer s.Close()
 	t.Logf("opened in %v, peak memory %d MB", time.Since(start).Round(time.Second/10), peak(t)>>20)
