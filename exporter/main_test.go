@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -19,34 +18,17 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"go.yaml.in/yaml/v3"
 
 	"imagebind-llm/internal/config"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/progtest"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/ort"
 )
 
-// asMain makes the test binary be the program.
-const asMain = "EXPORTER_TEST_MAIN"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
-		main()
-		return
-	}
+	progtest.Main(main)
 	os.Exit(m.Run())
-}
-
-func program(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), exe, args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	return cmd
 }
 
 // Checkpoints: demo is what make demo exports, tiny what the goldens are of.
@@ -108,19 +90,7 @@ func TestUsage(t *testing.T) {
 		{"a full folder as out", demoArgs(dir), 1, "no bundle"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			out, err := program(t, tt.args...).CombinedOutput()
-			code := 0
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				code = exit.ExitCode()
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if code != tt.code || !strings.Contains(string(out), tt.says) {
-				t.Errorf("exit code %d, want %d and %q:\n%s", code, tt.code, tt.says, out)
-			}
-		})
+		progtest.Check(t, tt.name, tt.code, tt.says, tt.args...)
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 2 {
 		t.Errorf("left behind: %v", entries)
@@ -129,35 +99,7 @@ func TestUsage(t *testing.T) {
 
 // configs/exporter.yaml lists every key with its default.
 func TestConfigFile(t *testing.T) {
-	const path = "../configs/exporter.yaml"
-	o := &options{}
-	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	config.Flags(fs, o)
-	if err := fs.Parse([]string{"--config", path}); err != nil {
-		t.Fatal(err)
-	}
-	if err := config.Load(fs, "EXPORTER_TEST_OF_CONFIG", o); err != nil {
-		t.Fatal(err)
-	}
-	o.Licence = slices.Clip(o.Licence)
-	if want := defaults(); fmt.Sprintf("%+v", *o) != fmt.Sprintf("%+v", *want) {
-		t.Errorf("the file says\n%+v\nthe defaults are\n%+v", *o, *want)
-	}
-	var doc map[string]any
-	if err := yaml.Unmarshal(golden.Bytes(t, path), &doc); err != nil {
-		t.Fatal(err)
-	}
-	fs.VisitAll(func(f *pflag.Flag) {
-		key := strings.ReplaceAll(f.Name, "-", "_")
-		if rest, ok := strings.CutPrefix(key, "ort_"); ok && rest != "lib" {
-			sub, _ := doc["ort"].(map[string]any)
-			if _, ok := sub[rest]; !ok {
-				t.Errorf("ort.%s is not in the file", rest)
-			}
-		} else if _, ok := doc[key]; !ok && key != "config" {
-			t.Errorf("%s is not in the file", key)
-		}
-	})
+	progtest.ConfigFile(t, "../configs/exporter.yaml", &options{}, defaults())
 }
 
 // Every option is a flag of some command, and every flag an option.
@@ -255,7 +197,7 @@ func TestWrongAdapter(t *testing.T) {
 	dir := t.TempDir()
 	args := demoArgs(filepath.Join(dir, "bundle"))
 	args[slices.Index(args, "--adapter")+1] = tiny + "llama-adapter-tiny/adapter-finetune.pth"
-	out, err := program(t, args...).CombinedOutput()
+	out, err := progtest.Command(t, args...).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Fatalf("%v\n%s", err, out)
@@ -285,7 +227,7 @@ func TestKilled(t *testing.T) {
 				t.Errorf("left behind: %v\n%s", entries, log)
 			}
 			// The next export says what the killed one left, and is whole.
-			said, err := program(t, demoArgs(out)...).CombinedOutput()
+			said, err := progtest.Command(t, demoArgs(out)...).CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v\n%s", err, said)
 			}
@@ -307,7 +249,7 @@ func interrupted(t *testing.T, signal syscall.Signal) (dir, log string) {
 	t.Helper()
 	for range 20 {
 		dir = t.TempDir()
-		cmd := program(t, demoArgs(filepath.Join(dir, "bundle"))...)
+		cmd := progtest.Command(t, demoArgs(filepath.Join(dir, "bundle"))...)
 		var said bytes.Buffer
 		cmd.Stderr = &said
 		if err := cmd.Start(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -14,47 +13,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	imagebind "imagebind-llm"
-	"imagebind-llm/internal/config"
+	"imagebind-llm/internal/progtest"
 	"imagebind-llm/retriever/retrieverapi"
-
-	"github.com/spf13/pflag"
 )
 
-// asMain makes the test binary be the program.
-const asMain = "RETRIEVER_TEST_MAIN"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
-		main()
-		return
-	}
+	progtest.Main(main)
 	os.Exit(m.Run())
-}
-
-func program(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), exe, args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	return cmd
 }
 
 // serve starts the program and waits until it is ready.
 func serve(t *testing.T, addr string, args ...string) (*exec.Cmd, *retrieverapi.Client) {
 	t.Helper()
-	cmd := program(t, append([]string{"serve", "--listen", addr}, args...)...)
+	cmd := progtest.Command(t, append([]string{"serve", "--listen", addr}, args...)...)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
@@ -215,58 +192,13 @@ func TestExitCodes(t *testing.T) {
 		{"address in use", []string{"serve", "--data", dir, "--listen", busy.Addr().String()}, 1, "address already in use"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			out, err := program(t, tt.args...).CombinedOutput()
-			code := 0
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				code = exit.ExitCode()
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if code != tt.code || !strings.Contains(string(out), tt.says) {
-				t.Errorf("exit code %d, want %d:\n%s", code, tt.code, out)
-			}
-		})
+		progtest.Check(t, tt.name, tt.code, tt.says, tt.args...)
 	}
 }
 
 // configs/retriever.yaml lists every key with its default.
 func TestConfigFile(t *testing.T) {
-	const path = "../configs/retriever.yaml"
-	o := &options{}
-	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	config.Flags(fs, o)
-	if err := fs.Parse([]string{"--config", path}); err != nil {
-		t.Fatal(err)
-	}
-	if err := config.Load(fs, "RETRIEVER_TEST_OF_CONFIG", o); err != nil {
-		t.Fatal(err)
-	}
-	o.Keys = slices.Clip(o.Keys)
-	want := defaults()
-	if fmt.Sprintf("%+v", *o) != fmt.Sprintf("%+v", *want) {
-		t.Errorf("the file says\n%+v\nthe defaults are\n%+v", *o, *want)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var doc map[string]any
-	if err := yaml.Unmarshal(b, &doc); err != nil {
-		t.Fatal(err)
-	}
-	fs.VisitAll(func(f *pflag.Flag) {
-		key := strings.ReplaceAll(f.Name, "-", "_")
-		if rest, ok := strings.CutPrefix(key, "jobs_"); ok {
-			jobs, _ := doc["jobs"].(map[string]any)
-			if _, ok := jobs[rest]; !ok {
-				t.Errorf("jobs.%s is not in the file", rest)
-			}
-		} else if _, ok := doc[key]; !ok && key != "config" {
-			t.Errorf("%s is not in the file", key)
-		}
-	})
+	progtest.ConfigFile(t, "../configs/retriever.yaml", &options{}, defaults())
 }
 
 func TestServesOpenAPI(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,25 +15,18 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/spf13/pflag"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/config"
+	"imagebind-llm/internal/progtest"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/internal/testbundle"
 	"imagebind-llm/runner/runnerapi"
 )
 
-// asMain makes the test binary be the program.
-const asMain = "RUNNER_TEST_MAIN"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
-		main()
-		return
-	}
+	progtest.Main(main)
 	testbundle.Main(m)
 }
 
@@ -44,21 +36,10 @@ func tiny(t testing.TB) *bundle.Bundle {
 	return testbundle.Open(t, testbundle.ImageBind, testbundle.LLaMA, testbundle.Adapter)
 }
 
-func program(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), exe, args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	return cmd
-}
-
 // serve starts the program on a port of its own and waits until it is ready.
 func serve(t *testing.T, args ...string) (*exec.Cmd, *runnerapi.Client, string) {
 	t.Helper()
-	cmd := program(t, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd := progtest.Command(t, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +97,7 @@ func TestServeAndAsk(t *testing.T) {
 	flags := []string{"--image", picture, "--temperature", "0", "--max-tokens", "12", "Describe the image."}
 	ask := func(args ...string) string {
 		t.Helper()
-		cmd := program(t, append(append([]string{"ask"}, args...), flags...)...)
+		cmd := progtest.Command(t, append(append([]string{"ask"}, args...), flags...)...)
 		var warn bytes.Buffer
 		cmd.Stderr = &warn
 		out, err := cmd.Output()
@@ -174,11 +155,11 @@ func TestKeys(t *testing.T) {
 	if _, err := c.Models(t.Context()); imagebind.KindOf(err) != imagebind.Unauthorized {
 		t.Errorf("without a key: %v", err)
 	}
-	cmd := program(t, "ask", "--server", url, "--key", "another", "--max-tokens", "3", "Hello")
+	cmd := progtest.Command(t, "ask", "--server", url, "--key", "another", "--max-tokens", "3", "Hello")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("with a key: %v: %s", err, out)
 	}
-	cmd = program(t, "ask", "--server", url, "Hello")
+	cmd = progtest.Command(t, "ask", "--server", url, "Hello")
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "key") {
 		t.Errorf("without a key: %v: %s", err, out)
 	}
@@ -196,7 +177,7 @@ func TestExitCodes(t *testing.T) {
 	}
 	nobody := "http://" + free.Addr().String()
 	free.Close()
-	for _, tt := range []struct {
+	tests := []struct {
 		name string
 		args []string
 		code int
@@ -227,24 +208,13 @@ func TestExitCodes(t *testing.T) {
 		{"server's URL", []string{"ask", "--server", "there", "Q"}, 2, "there"},
 		{"nobody there", []string{"ask", "--server", nobody, "Q"}, 1, "does not answer"},
 		{"library", []string{"serve", "--ort-lib", filepath.Join(dir, "absent.so")}, 1, "absent.so"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			out, err := program(t, tt.args...).CombinedOutput()
-			code := 0
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				code = exit.ExitCode()
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if code != tt.code || !strings.Contains(string(out), tt.says) {
-				t.Errorf("exit code %d, want %d:\n%s", code, tt.code, out)
-			}
-		})
+	}
+	for _, tt := range tests {
+		progtest.Check(t, tt.name, tt.code, tt.says, tt.args...)
 	}
 	t.Run("no bundle", func(t *testing.T) {
 		tiny(t) // onnxruntime is there
-		out, err := program(t, "serve", "--bundle", dir).CombinedOutput()
+		out, err := progtest.Command(t, "serve", "--bundle", dir).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "exporter model --out") {
 			t.Errorf("%v: %s", err, out)
 		}
@@ -253,41 +223,7 @@ func TestExitCodes(t *testing.T) {
 
 // configs/runner.yaml lists every key with its default.
 func TestConfigFile(t *testing.T) {
-	const path = "../configs/runner.yaml"
-	o := &options{}
-	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	config.Flags(fs, o)
-	if err := fs.Parse([]string{"--config", path}); err != nil {
-		t.Fatal(err)
-	}
-	if err := config.Load(fs, "RUNNER_TEST_OF_CONFIG", o); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := fmt.Sprintf("%+v", *o), fmt.Sprintf("%+v", *defaults()); got != want {
-		t.Errorf("the file says\n%s\nthe defaults are\n%s", got, want)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var doc map[string]any
-	if err := yaml.Unmarshal(b, &doc); err != nil {
-		t.Fatal(err)
-	}
-	in := map[string]bool{"config": true}
-	for key, v := range doc {
-		if group, ok := v.(map[string]any); ok {
-			for k := range group {
-				in[strings.ReplaceAll(key+"-"+k, "_", "-")] = true
-			}
-		}
-		in[strings.ReplaceAll(key, "_", "-")] = true
-	}
-	fs.VisitAll(func(f *pflag.Flag) {
-		if !in[f.Name] {
-			t.Errorf("%s is not in the file", f.Name)
-		}
-	})
+	progtest.ConfigFile(t, "../configs/runner.yaml", &options{}, defaults())
 }
 
 // The options go over the bundle's defaults of the cache, and no further.
