@@ -7,14 +7,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"sort"
 
-	"github.com/x448/float16"
-
+	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format"
+	"imagebind-llm/internal/format/view"
 )
 
 const maxHeader = 100 << 20 // as the reference implementation
@@ -24,7 +23,7 @@ type File struct {
 	Metadata map[string]string
 	f        *os.File
 	tensors  []format.Tensor
-	offsets  map[string]int64
+	byName   map[string]format.Tensor
 }
 
 type entry struct {
@@ -69,7 +68,8 @@ func read(f *os.File) (*File, error) {
 	if err := json.Unmarshal(raw, &header); err != nil {
 		return nil, fmt.Errorf("safetensors header: %w", err)
 	}
-	file := &File{f: f, offsets: map[string]int64{}}
+	file := &File{f: f, byName: map[string]format.Tensor{}}
+	offsets := map[string]int64{}
 	base, size := int64(8+n), info.Size()-int64(8+n)
 	for name, v := range header {
 		if name == "__metadata__" {
@@ -82,23 +82,20 @@ func read(f *os.File) (*File, error) {
 		if err := json.Unmarshal(v, &e); err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", name, err)
 		}
-		t := format.Tensor{Name: name, DType: format.Parse(e.DType), Shape: e.Shape}
-		if err := check(e, t.DType, size); err != nil {
+		d := format.Parse(e.DType)
+		if err := check(e, d, size); err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", name, err)
 		}
-		off := base + e.Offsets[0]
-		file.offsets[name] = off
-		t.Read = func(dst []float32, from int) error {
-			if from < 0 || from > t.Len() || len(dst) > t.Len()-from {
-				return fmt.Errorf("elements %d to %d of %d", from, from+len(dst), t.Len())
-			}
-			return readFloats(f, off, t.DType, dst, from)
+		v := view.View{File: f, Start: base + e.Offsets[0], DType: d, Shape: e.Shape, Stride: view.Contiguous(e.Shape)}
+		if err := v.Check(imagebind.Size(e.Shape)); err != nil {
+			return nil, fmt.Errorf("tensor %s: %w", name, err)
 		}
-		file.tensors = append(file.tensors, t)
+		offsets[name], file.byName[name] = v.Start, v.Tensor(name)
+		file.tensors = append(file.tensors, file.byName[name])
 	}
 	sort.Slice(file.tensors, func(i, j int) bool {
 		a, b := file.tensors[i], file.tensors[j]
-		if oa, ob := file.offsets[a.Name], file.offsets[b.Name]; oa != ob {
+		if oa, ob := offsets[a.Name], offsets[b.Name]; oa != ob {
 			return oa < ob
 		}
 		return a.Name < b.Name
@@ -123,56 +120,13 @@ func check(e entry, d format.DType, size int64) error {
 	return nil
 }
 
-func readFloats(r io.ReaderAt, off int64, d format.DType, dst []float32, from int) error {
-	size := d.BlockBytes()
-	buf := make([]byte, min(len(dst), 1<<16)*size)
-	for len(dst) > 0 {
-		n := min(len(dst), 1<<16)
-		b := buf[:n*size]
-		if _, err := r.ReadAt(b, off+int64(from)*int64(size)); err != nil {
-			return err
-		}
-		for i := range n {
-			dst[i] = element(b[i*size:], d)
-		}
-		dst, from = dst[n:], from+n
-	}
-	return nil
-}
-
-func element(b []byte, d format.DType) float32 {
-	switch d {
-	case format.F64:
-		return float32(math.Float64frombits(binary.LittleEndian.Uint64(b)))
-	case format.F32:
-		return math.Float32frombits(binary.LittleEndian.Uint32(b))
-	case format.F16:
-		return float16.Frombits(binary.LittleEndian.Uint16(b)).Float32()
-	case format.BF16:
-		return math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16)
-	case format.I64:
-		return float32(int64(binary.LittleEndian.Uint64(b)))
-	case format.I32:
-		return float32(int32(binary.LittleEndian.Uint32(b)))
-	case format.I16:
-		return float32(int16(binary.LittleEndian.Uint16(b)))
-	case format.I8:
-		return float32(int8(b[0]))
-	}
-	return float32(b[0])
-}
-
 // Tensors returns the file's tensors by their place in it.
 func (f *File) Tensors() []format.Tensor { return f.tensors }
 
 // Tensor returns the tensor of that name.
 func (f *File) Tensor(name string) (format.Tensor, bool) {
-	for _, t := range f.tensors {
-		if t.Name == name {
-			return t, true
-		}
-	}
-	return format.Tensor{}, false
+	t, ok := f.byName[name]
+	return t, ok
 }
 
 // Close closes the file.
