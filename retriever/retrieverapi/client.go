@@ -38,21 +38,18 @@ type Options struct {
 // A Client talks to one retriever. Its methods may be called concurrently.
 // Errors are imagebind's: Unavailable when the retriever does not answer.
 type Client struct {
-	base  string
-	o     Options
-	reads failsafe.Executor[any] // retried: searches and gets change nothing
-	once  failsafe.Executor[any]
+	peer    *httpapi.Peer
+	timeout time.Duration
+	reads   failsafe.Executor[any] // retried: searches and gets change nothing
+	once    failsafe.Executor[any]
 }
 
 // NewClient returns a client of the retriever at base, as in
 // "http://localhost:8081". It does not connect yet.
 func NewClient(base string, o Options) (*Client, error) {
-	u, err := url.Parse(base)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, imagebind.Errorf(imagebind.Invalid, "the retriever's URL is %q; it looks like http://localhost:8081", base)
-	}
-	if o.HTTP == nil {
-		o.HTTP = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	peer, err := httpapi.NewPeer("retriever", base, "http://localhost:8081", o.Key, o.HTTP)
+	if err != nil {
+		return nil, err
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
@@ -85,7 +82,7 @@ func NewClient(base string, o Options) (*Client, error) {
 		WithBackoff(50*time.Millisecond, time.Second).WithJitterFactor(0.5).
 		ReturnLastFailure().Build()
 	return &Client{
-		base: strings.TrimRight(base, "/"), o: o,
+		peer: peer, timeout: o.Timeout,
 		reads: failsafe.With[any](retry, breaker),
 		once:  failsafe.With[any](breaker),
 	}, nil
@@ -102,7 +99,7 @@ type call struct {
 }
 
 func (c *Client) do(ctx context.Context, k call) error {
-	exec, timeout := c.once, c.o.Timeout
+	exec, timeout := c.once, c.timeout
 	if k.read {
 		exec = c.reads
 	}
@@ -121,56 +118,23 @@ func (c *Client) do(ctx context.Context, k call) error {
 			return nil
 		}
 		if err := json.NewDecoder(resp.Body).Decode(k.out); err != nil {
-			return c.transport(try, err)
+			return c.peer.Broken(try, err)
 		}
 		return nil
 	})
 	if errors.Is(err, circuitbreaker.ErrOpen) {
-		return imagebind.Errorf(imagebind.Unavailable, "the retriever at %s did not answer lately; it is tried again soon: %w", c.base, err)
+		return imagebind.Errorf(imagebind.Unavailable, "the retriever at %s did not answer lately; it is tried again soon: %w", c.peer.Base(), err)
 	}
 	return err
 }
 
 // send returns an answer below 400, or an error.
 func (c *Client) send(ctx context.Context, k call, accept string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, k.method, c.base+k.path, bytes.NewReader(k.body))
-	if err != nil {
-		return nil, imagebind.Errorf(imagebind.Invalid, "request to the retriever: %w", err)
+	content := k.contentType
+	if content == "" && len(k.body) > 0 {
+		content = "application/json"
 	}
-	req.Header.Set("Accept", accept)
-	if len(k.body) > 0 {
-		req.Header.Set("Content-Type", "application/json")
-		if k.contentType != "" {
-			req.Header.Set("Content-Type", k.contentType)
-		}
-	}
-	if c.o.Key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.o.Key)
-	}
-	if id := httpapi.RequestID(ctx); id != "" {
-		req.Header.Set("X-Request-Id", id)
-	}
-	resp, err := c.o.HTTP.Do(req)
-	if err != nil {
-		return nil, c.transport(ctx, err)
-	}
-	if resp.StatusCode >= 400 {
-		defer resp.Body.Close()
-		return nil, httpapi.ReadError(resp)
-	}
-	return resp, nil
-}
-
-// transport says what a broken connection means: the caller left, the time
-// ran out, or the retriever is not there.
-func (c *Client) transport(ctx context.Context, err error) error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return imagebind.Errorf(imagebind.Canceled, "request to the retriever: %w", ctx.Err())
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return imagebind.Errorf(imagebind.Timeout, "the retriever at %s took too long: %w", c.base, ctx.Err())
-	}
-	return imagebind.Errorf(imagebind.Unavailable, "the retriever at %s does not answer: %w", c.base, err)
+	return c.peer.Send(ctx, k.method, k.path, bytes.NewReader(k.body), content, accept)
 }
 
 func collectionPath(name, verb string) string {
@@ -330,7 +294,7 @@ func domain(lists [][]Neighbour, want int) ([][]imagebind.Neighbour, error) {
 
 // Ready is nil when the retriever can answer a search now.
 func (c *Client) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	resp, err := c.send(ctx, call{method: "GET", path: "/readyz"}, "application/json")
 	if err != nil {
@@ -431,5 +395,5 @@ func (c *Client) events(ctx context.Context, id string, f func(Job)) error {
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	return c.transport(ctx, err)
+	return c.peer.Broken(ctx, err)
 }

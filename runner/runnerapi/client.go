@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strings"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/httpapi"
@@ -25,22 +23,16 @@ type Options struct {
 // A Client talks to one runner. Its methods may be called concurrently. Nothing
 // is tried twice. Errors are imagebind's: Unavailable when the runner does not
 // answer.
-type Client struct {
-	base string
-	o    Options
-}
+type Client struct{ peer *httpapi.Peer }
 
 // NewClient returns a client of the runner at base, as in
 // "http://localhost:8080". It does not connect yet.
 func NewClient(base string, o Options) (*Client, error) {
-	u, err := url.Parse(base)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, imagebind.Errorf(imagebind.Invalid, "the runner's URL is %q; it looks like http://localhost:8080", base)
+	p, err := httpapi.NewPeer("runner", base, "http://localhost:8080", o.Key, o.HTTP)
+	if err != nil {
+		return nil, err
 	}
-	if o.HTTP == nil {
-		o.HTTP = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
-	}
-	return &Client{base: strings.TrimRight(base, "/"), o: o}, nil
+	return &Client{p}, nil
 }
 
 // Chat answers r whole; r.Stream is not looked at.
@@ -62,7 +54,7 @@ func (c *Client) Stream(ctx context.Context, r ChatRequest, emit func(ChatChunk)
 	defer resp.Body.Close()
 	err = readEvents(resp.Body, emit)
 	if errors.Is(err, errCut) {
-		return c.transport(ctx, err)
+		return c.peer.Broken(ctx, err)
 	}
 	return err
 }
@@ -75,7 +67,7 @@ func (c *Client) Embed(ctx context.Context, r EmbeddingRequest) (EmbeddingRespon
 		return out, err
 	}
 	if len(out.Data) != len(r.Input) {
-		return out, imagebind.Errorf(imagebind.Unavailable, "the runner at %s answered %d embeddings for %d inputs", c.base, len(out.Data), len(r.Input))
+		return out, imagebind.Errorf(imagebind.Unavailable, "the runner at %s answered %d embeddings for %d inputs", c.peer.Base(), len(out.Data), len(r.Input))
 	}
 	return out, nil
 }
@@ -102,7 +94,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return c.transport(ctx, err)
+		return c.peer.Broken(ctx, err)
 	}
 	return nil
 }
@@ -110,48 +102,15 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 // send returns an answer below 400, or an error.
 func (c *Client) send(ctx context.Context, method, path string, in any, accept string) (*http.Response, error) {
 	var body io.Reader
+	content := ""
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil { // a weight of NaN, say
 			return nil, imagebind.Errorf(imagebind.Invalid, "the request cannot be written as JSON: %w", err)
 		}
-		body = bytes.NewReader(b)
+		body, content = bytes.NewReader(b), "application/json"
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err != nil {
-		return nil, imagebind.Errorf(imagebind.Invalid, "request to the runner: %w", err)
-	}
-	req.Header.Set("Accept", accept)
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	if c.o.Key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.o.Key)
-	}
-	if id := httpapi.RequestID(ctx); id != "" {
-		req.Header.Set("X-Request-Id", id)
-	}
-	resp, err := c.o.HTTP.Do(req)
-	if err != nil {
-		return nil, c.transport(ctx, err)
-	}
-	if resp.StatusCode >= 400 {
-		defer resp.Body.Close()
-		return nil, httpapi.ReadError(resp)
-	}
-	return resp, nil
-}
-
-// transport says what a broken connection means: the caller left, the time ran
-// out, or the runner is not there.
-func (c *Client) transport(ctx context.Context, err error) error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return imagebind.Errorf(imagebind.Canceled, "request to the runner: %w", ctx.Err())
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return imagebind.Errorf(imagebind.Timeout, "the runner at %s took too long: %w", c.base, ctx.Err())
-	}
-	return imagebind.Errorf(imagebind.Unavailable, "the runner at %s does not answer: %w", c.base, err)
+	return c.peer.Send(ctx, method, path, body, content, accept)
 }
 
 // errCut is a stream without its end.
