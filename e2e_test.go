@@ -287,6 +287,30 @@ func TestDemo(t *testing.T) {
 	})
 }
 
+// TestMakeDemo is the README's first command, on ports and in a folder of its own.
+func TestMakeDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the demo takes some seconds")
+	}
+	if _, err := ort.Load(""); err != nil {
+		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
+	}
+	_, runner := address(t)
+	_, retriever := address(t)
+	port := func(listen string) string { _, p, _ := net.SplitHostPort(listen); return p }
+	cmd := exec.CommandContext(t.Context(), "make", "demo")
+	cmd.Env = append(os.Environ(), "DEMO_ONCE=1", "DEMO_DIR="+t.TempDir(), "DEMO_PORT="+port(runner), "DEMO_RETRIEVER_PORT="+port(retriever))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"4472 rows", "This is a pizza.", "这是披萨。", "This is an owl.", "这是柠檬。", "This is a strawberry", "这是草莓", "1F355-noto-0"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%q is not in:\n%s", want, out)
+		}
+	}
+}
+
 // TestConcurrent asks many questions at once: each gets the answer that it gets
 // alone.
 func TestConcurrent(t *testing.T) {

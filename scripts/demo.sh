@@ -5,12 +5,14 @@
 #
 #   DEMO_PORT=8080 DEMO_RETRIEVER_PORT=8081 scripts/demo.sh
 #   scripts/demo.sh stop
+#
+# DEMO_DIR (.cache/demo) is where bundle, data and logs go.
 set -eu
 cd "$(dirname "$0")/.."
-work=.cache/demo
+work=${DEMO_DIR:-.cache/demo}
 runner=127.0.0.1:${DEMO_PORT:-8080}
 retriever=127.0.0.1:${DEMO_RETRIEVER_PORT:-8081}
-licence="this project's own, see demo/README.md"
+licence="this project's own (demo/README.md)"
 mkdir -p "$work"
 
 stop() {
