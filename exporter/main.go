@@ -42,7 +42,7 @@ type options struct {
 	Context          int      `koanf:"context" help:"tokens that the decoder can hold, prompt and answer together; 0: the model's"`
 	Template         string   `koanf:"template" help:"prompt template: a built-in's name or a file; empty: by the checkpoints"`
 	Name             string   `koanf:"name" help:"name of the model in the API; empty: the last part of --out"`
-	Licence          []string `koanf:"licence" help:"PART=NAME, terms of a part (imagebind, llama, adapter); repeatable"`
+	Licence          []string `koanf:"licence" help:"PART=NAME, terms of a part (imagebind, llama, adapter); repeatable, a comma separates"`
 	Out              string   `koanf:"out" help:"folder of the bundle; an earlier bundle there is replaced"`
 
 	Retriever  string `koanf:"retriever" help:"URL of the retriever"`
