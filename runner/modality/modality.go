@@ -16,6 +16,7 @@ type Spec struct {
 	Name    string   // image, video, audio, text, depth, …: the word of the API
 	Part    string   // the content part's type: image_url, audio_url, bind_text, …
 	Media   []string // media types it reads, most common first
+	Params  []Param  // what a sender may say about a file; usually none
 	Encoder Encoder
 	// Read turns the bytes of a file (or the UTF-8 of a text) into the encoder's
 	// input [S, …Encoder.Input]: S clips, whose embeddings are averaged. Limits
@@ -37,7 +38,7 @@ type Encoder struct {
 }
 
 // A Stem is how an encoder's input becomes tokens. Package exporter/encoder
-// builds each kind: see [Patches], [Tokens].
+// builds each kind: see [Patches], [Tokens], [Groups].
 type Stem interface{ stem() }
 
 // Patches is a strided convolution over a picture-like input. The kernel is the
@@ -51,31 +52,44 @@ type Patches struct {
 // largest id (CLIP's end token).
 type Tokens struct{}
 
+// Groups are neighbourhoods of a point cloud, each made a token by a small
+// PointNet (Point-Bind). Input is then [G, K+1, 3]: of each group its centre,
+// and K points less the centre.
+type Groups struct{}
+
 func (Patches) stem() {}
 func (Tokens) stem()  {}
+func (Groups) stem()  {}
 
 // Limits bound what Read accepts, checked before anything is decoded. Zero
 // means the default of DefaultLimits.
 type Limits struct {
-	Pixels  int     // of a picture, width × height
-	Side    int     // of a picture, the longer side, after resizing too
-	Seconds float64 // of sound
+	Pixels   int     // of a picture or a video's frame, width × height
+	Side     int     // of a picture, the longer side, after resizing too
+	Smallest int     // of a picture, the longer side; 1 with Options.Reference
+	Seconds  float64 // of a sound, video or motion trace
+	Frames   int     // of a video that are decoded
+	Points   int     // of a point cloud; faces too
+	Ratio    int     // decoded bytes per byte, of formats that say both
 }
 
 // DefaultLimits returns the limits of a server without configuration.
-func DefaultLimits() Limits { return Limits{Pixels: 64 << 20, Side: 32768, Seconds: 600} }
+func DefaultLimits() Limits {
+	return Limits{Pixels: 64 << 20, Side: 32768, Smallest: 2, Seconds: 600, Frames: 60000, Points: 4 << 20, Ratio: 200}
+}
 
 // OrDefault returns l with the default for every limit that is not set.
 func (l Limits) OrDefault() Limits {
 	d := DefaultLimits()
-	if l.Pixels <= 0 {
-		l.Pixels = d.Pixels
-	}
-	if l.Side <= 0 {
-		l.Side = d.Side
-	}
 	if l.Seconds <= 0 {
 		l.Seconds = d.Seconds
+	}
+	for _, n := range []struct{ value, def *int }{
+		{&l.Pixels, &d.Pixels}, {&l.Side, &d.Side}, {&l.Smallest, &d.Smallest}, {&l.Frames, &d.Frames}, {&l.Points, &d.Points}, {&l.Ratio, &d.Ratio},
+	} {
+		if *n.value <= 0 {
+			*n.value = *n.def
+		}
 	}
 	return l
 }
@@ -89,4 +103,7 @@ type Options struct {
 	// FFmpeg is the program for containers that are not read natively; empty
 	// means none is used.
 	FFmpeg string
+	// Params are the sender's, by name. [Spec.Check] has passed them; what is
+	// not there has its default: see [Options.Value].
+	Params Params
 }

@@ -125,9 +125,13 @@ func fit(p Picture) Picture {
 }
 
 // check holds the size of a picture's header against the limits.
-func check(w, h int, l modality.Limits) error {
-	if w <= 0 || h <= 0 {
-		return imagebind.Errorf(imagebind.Invalid, "the picture is %d × %d pixels; it needs at least one", w, h)
+func check(w, h int, o modality.Options) error {
+	l := o.Limits.OrDefault()
+	if o.Reference {
+		l.Smallest = 1
+	}
+	if w <= 0 || h <= 0 || max(w, h) < l.Smallest {
+		return imagebind.Errorf(imagebind.Invalid, "the picture is %d × %d pixels; a side of at least %d is needed to show anything", w, h, l.Smallest)
 	}
 	if max(w, h) > l.Side || w > l.Pixels/h {
 		return imagebind.Errorf(imagebind.TooLarge, "the picture is %d × %d pixels; at most %d in all and %d a side are allowed", w, h, l.Pixels, l.Side)
