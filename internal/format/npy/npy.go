@@ -4,6 +4,7 @@
 package npy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,10 +47,20 @@ func Open(path string) (*File, error) {
 	return nil, errors.Join(err, f.Close())
 }
 
+// Parse returns the array of a file in memory, whose values are read from data
+// on demand. Errors are Invalid.
+func Parse(data []byte) (format.Tensor, error) {
+	t, err := parse(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return t, imagebind.Errorf(imagebind.Invalid, "the .npy file cannot be read: %w", err)
+	}
+	return t, nil
+}
+
 // dtypes are numpy's names, without the byte order.
 var dtypes = map[string]format.DType{
 	"f8": format.F64, "f4": format.F32, "f2": format.F16, "i8": format.I64, "i4": format.I32,
-	"i2": format.I16, "i1": format.I8, "u1": format.U8, "b1": format.Bool,
+	"i2": format.I16, "i1": format.I8, "u2": format.U16, "u1": format.U8, "b1": format.Bool,
 }
 
 var (
@@ -84,7 +95,7 @@ func parse(r io.ReaderAt, size int64) (t format.Tensor, err error) {
 	name := string(d[1])
 	typ, known := dtypes[strings.TrimLeft(name, "<|=")]
 	if !known || name[0] == '>' {
-		return t, fmt.Errorf("its type %q is not read; little-endian f8, f4, f2, i8, i4, i2, i1, u1 and bool are", name)
+		return t, fmt.Errorf("its type %q is not read; little-endian f8, f4, f2, i8, i4, i2, i1, u2, u1 and bool are", name)
 	}
 	v := view.View{File: r, Start: start + length, DType: typ}
 	n := int64(1)

@@ -48,12 +48,13 @@ func TestParse(t *testing.T) {
 		{"half", file("<f2", "False", "2,", []byte{0, 0x3c, 0, 0xc0}), []int{2}, []float32{1, -2}},
 		{"double", file("<f8", "False", "1,", []byte{0, 0, 0, 0, 0, 0, 0xf0, 0x3f}), []int{1}, []float32{1}},
 		{"int64", file("<i8", "False", "1,", []byte{0xfe, 255, 255, 255, 255, 255, 255, 255}), []int{1}, []float32{-2}},
+		{"uint16", file("<u2", "False", "2,", []byte{0x10, 0x27, 255, 255}), []int{2}, []float32{10000, 65535}},
 		{"byte", file("|u1", "False", "2,", []byte{0, 255}), []int{2}, []float32{0, 255}},
 		{"bool", file("|b1", "False", "2,", []byte{0, 1}), []int{2}, []float32{0, 1}},
 		{"empty", file("<f4", "False", "0, 3", nil), []int{0, 3}, []float32{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			x, err := parse(bytes.NewReader(tt.raw), int64(len(tt.raw)))
+			x, err := Parse(tt.raw)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +85,7 @@ func TestRefused(t *testing.T) {
 		{"header behind the end", []byte("\x93NUMPY\x01\x00\xff\xff{}  "), "does not fit"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := parse(bytes.NewReader(tt.raw), int64(len(tt.raw))); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, err := Parse(tt.raw); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error is %v, want %q in it", err, tt.want)
 			}
 		})

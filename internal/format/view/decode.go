@@ -46,6 +46,10 @@ func Decode(dst []float32, src []byte, d format.DType) {
 		for i := range dst {
 			dst[i] = float32(int16(binary.LittleEndian.Uint16(src[2*i:])))
 		}
+	case format.U16:
+		for i := range dst {
+			dst[i] = float32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
 	case format.I8:
 		for i := range dst {
 			dst[i] = float32(int8(src[i]))
