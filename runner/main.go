@@ -66,12 +66,16 @@ type options struct {
 	} `koanf:"cache"`
 
 	Limits struct {
-		Body    int64   `koanf:"body" help:"largest request body, bytes"`
-		Parts   int     `koanf:"parts" help:"media and embeddings of a request"`
-		Pixels  int     `koanf:"pixels" help:"of a picture, width x height"`
-		Side    int     `koanf:"side" help:"of a picture, the longer side"`
-		Seconds float64 `koanf:"seconds" help:"of a sound"`
-		File    int64   `koanf:"file" help:"largest picture, sound or other file, bytes"`
+		Body     int64   `koanf:"body" help:"largest request body, bytes"`
+		Parts    int     `koanf:"parts" help:"media and embeddings of a request"`
+		File     int64   `koanf:"file" help:"largest picture, sound or other file, bytes"`
+		Pixels   int     `koanf:"pixels" help:"of a picture or a video's frame, width x height"`
+		Side     int     `koanf:"side" help:"of a picture, the longer side"`
+		Smallest int     `koanf:"smallest" help:"of a picture, the longer side at least"`
+		Seconds  float64 `koanf:"seconds" help:"of a sound, video or motion trace"`
+		Frames   int     `koanf:"frames" help:"of a video that are decoded"`
+		Points   int     `koanf:"points" help:"of a point cloud"`
+		Ratio    int     `koanf:"ratio" help:"decoded bytes per byte of a compressed file"`
 	} `koanf:"limits"`
 
 	Media struct {
@@ -80,7 +84,7 @@ type options struct {
 		Redirects int           `koanf:"redirects" help:"redirects that are followed, each to one of those hosts"`
 		Private   bool          `koanf:"private" help:"those hosts may have private and loopback addresses"`
 		Timeout   time.Duration `koanf:"timeout" help:"longest fetch"`
-		FFmpeg    string        `koanf:"ffmpeg" help:"program for sounds that are not read natively; empty: they are refused"`
+		FFmpeg    string        `koanf:"ffmpeg" help:"program for videos, and sounds that are not read natively; empty: they are refused"`
 		Reference bool          `koanf:"reference" help:"read pictures as the published code does: no EXIF rotation, alpha dropped"`
 	} `koanf:"media"`
 
@@ -95,7 +99,8 @@ func defaults() *options {
 		ORT: ort.Options{Provider: "cpu"}}
 	o.Cache.Temperature, o.Cache.Weight = -1, -1
 	o.Limits.Body, o.Limits.Parts, o.Limits.File = 64<<20, 64, 32<<20
-	o.Limits.Pixels, o.Limits.Side, o.Limits.Seconds = l.Pixels, l.Side, l.Seconds
+	o.Limits.Pixels, o.Limits.Side, o.Limits.Smallest, o.Limits.Seconds = l.Pixels, l.Side, l.Smallest, l.Seconds
+	o.Limits.Frames, o.Limits.Points, o.Limits.Ratio = l.Frames, l.Points, l.Ratio
 	o.Media.Timeout, o.Media.FFmpeg = 10*time.Second, "ffmpeg"
 	return o
 }
@@ -187,7 +192,7 @@ func (o *options) load(fs *pflag.FlagSet) error {
 		return errors.New("--context, --chunk and --max-queue are at least 0")
 	case o.Timeout <= 0, o.Media.Timeout <= 0, o.RetrieverTimeout <= 0:
 		return errors.New("--timeout, --media-timeout and --retriever-timeout are longer than 0")
-	case o.Limits.Body < 1, o.Limits.Parts < 1, o.Limits.Pixels < 1, o.Limits.Side < 1, !(o.Limits.Seconds > 0), o.Limits.File < 1:
+	case o.Limits.Body < 1, o.Limits.Parts < 1, o.Limits.File < 1, o.limits() != o.limits().OrDefault():
 		return errors.New("the --limits-… are more than 0")
 	case o.ORT.Provider != "cpu" && o.ORT.Provider != "cuda":
 		return fmt.Errorf("--ort-provider %q: it is cpu or cuda", o.ORT.Provider)
@@ -197,6 +202,12 @@ func (o *options) load(fs *pflag.FlagSet) error {
 	}
 	_, err := o.fetcher()
 	return errors.Join(err, o.setCache(&bundle.Cache{}))
+}
+
+// limits are those of reading a file.
+func (o *options) limits() modality.Limits {
+	l := o.Limits
+	return modality.Limits{Pixels: l.Pixels, Side: l.Side, Smallest: l.Smallest, Seconds: l.Seconds, Frames: l.Frames, Points: l.Points, Ratio: l.Ratio}
 }
 
 // client returns the retriever's, or nil for none.
@@ -273,10 +284,10 @@ func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	read := modality.Options{Reference: o.Media.Reference, Limits: modality.Limits{Pixels: o.Limits.Pixels, Side: o.Limits.Side, Seconds: o.Limits.Seconds}}
+	read := modality.Options{Reference: o.Media.Reference, Limits: o.limits()}
 	if o.Media.FFmpeg != "" {
 		if read.FFmpeg, err = exec.LookPath(o.Media.FFmpeg); err != nil {
-			slog.Info("no ffmpeg: sounds that are not read natively are refused", "err", err)
+			slog.Info("no ffmpeg: videos, and sounds that are not read natively, are refused", "err", err)
 		}
 	}
 	queue := o.MaxQueue

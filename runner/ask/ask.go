@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -26,6 +27,7 @@ import (
 type Question struct {
 	inputs  []input // in the order of the flags
 	weights []string
+	params  []string
 	request runnerapi.ChatRequest
 
 	flags             *pflag.FlagSet
@@ -50,6 +52,20 @@ type input struct {
 // flagOf is a modality's flag: image, audio, bind-text.
 func flagOf(s modality.Spec) string {
 	return strings.ReplaceAll(strings.TrimSuffix(s.Part, "_url"), "_", "-")
+}
+
+// anything is a file of any kind.
+var anything = modality.Spec{Name: "media", Part: runnerapi.PartMedia}
+
+// params lists what --param may name, a line each.
+func params() string {
+	var lines []string
+	for _, s := range all.Specs {
+		for _, p := range s.Params {
+			lines = append(lines, flagOf(s)+"."+p.String())
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // isText says that a modality's flag holds a text and not a file's name.
@@ -91,6 +107,8 @@ func (q *Question) Flags(fs *pflag.FlagSet) {
 		}
 		fs.Var(inputFlag{q, s}, flagOf(s), what+"; repeatable")
 	}
+	fs.Var(inputFlag{q, anything}, flagOf(anything), "a file to ask about, whose content says what it is; repeatable")
+	fs.StringArrayVar(&q.params, "param", nil, "as in imu.rate=200: what the --imu files do not say; repeatable. There are\n"+params())
 	fs.StringArrayVar(&q.weights, "weight", nil, "as in image=0.7: the share of the first --image that has none yet; default 1; repeatable")
 	fs.Float64Var(&q.temperature, "temperature", 0, "0 takes the likeliest token, up to 2; default the bundle's")
 	fs.Float64Var(&q.topP, "top-p", 0, "share of the likeliest tokens, 0 to 1; default the bundle's")
@@ -176,12 +194,17 @@ func (q *Question) parts() ([]runnerapi.Part, error) {
 		name = strings.ReplaceAll(name, "_", "-")
 		weights[name] = append(weights[name], w)
 	}
+	said, err := q.said()
+	if err != nil {
+		return nil, err
+	}
 	var parts []runnerapi.Part
 	for _, in := range q.inputs {
 		p, err := in.part()
 		if err != nil {
 			return nil, err
 		}
+		p.Params = said[flagOf(in.spec)]
 		if flag := flagOf(in.spec); len(weights[flag]) > 0 {
 			p = p.Weighted(weights[flag][0])
 			weights[flag] = weights[flag][1:]
@@ -194,6 +217,32 @@ func (q *Question) parts() ([]runnerapi.Part, error) {
 		}
 	}
 	return parts, nil
+}
+
+// said reads --param: by flag, then by name.
+func (q *Question) said() (map[string]runnerapi.Params, error) {
+	out := map[string]runnerapi.Params{}
+	for _, s := range q.params {
+		name, value, _ := strings.Cut(s, "=")
+		flag, name, ok := strings.Cut(name, ".")
+		flag = strings.ReplaceAll(flag, "_", "-")
+		var v any
+		if err := json.Unmarshal([]byte(value), &v); err != nil || !ok {
+			return nil, fmt.Errorf("--param %s: it looks like imu.rate=200, a number, true or false", s)
+		}
+		i := slices.IndexFunc(q.inputs, func(in input) bool { return flagOf(in.spec) == flag })
+		if i < 0 {
+			return nil, fmt.Errorf("--param %s: there is no --%s for it", s, flag)
+		}
+		if spec := q.inputs[i].spec; !spec.Has(name) {
+			return nil, fmt.Errorf("--param %s: of --%s nothing of that name can be said; there are\n%s", s, flag, params())
+		}
+		if out[flag] == nil {
+			out[flag] = runnerapi.Params{}
+		}
+		out[flag][name] = v
+	}
+	return out, nil
 }
 
 // part is the content part: a text, a URL as it is, or a file's content.

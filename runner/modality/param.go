@@ -41,14 +41,17 @@ func (s Spec) Check(given Params) error {
 	for name, v := range given {
 		p, ok := s.param(name)
 		if !ok {
-			return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%s has no %q; %s", s.Name, name, s.has()), name)
+			return imagebind.Errorf(imagebind.Invalid, "%s has no %q; %s", s.Name, name, s.has())
 		}
 		if err := p.check(v); err != nil {
-			return imagebind.WithParam(err, name)
+			return err
 		}
 	}
 	return nil
 }
+
+// Has reports whether senders may say name of the Spec's files.
+func (s Spec) Has(name string) bool { _, ok := s.param(name); return ok }
 
 func (s Spec) param(name string) (Param, bool) {
 	for _, p := range s.Params {
@@ -81,6 +84,17 @@ func (p Param) check(v float64) error {
 		return imagebind.Errorf(imagebind.Invalid, "%s is %v; it is a whole number", p.Name, v)
 	}
 	return nil
+}
+
+// Type is number, integer or boolean.
+func (p Param) Type() string {
+	switch {
+	case p.IsSwitch:
+		return "boolean"
+	case p.Integer:
+		return "integer"
+	}
+	return "number"
 }
 
 // String is as in "clips (1 to 20, default 5): clips spread over the video".

@@ -43,7 +43,9 @@ func (p *Pipeline) embed(ctx context.Context, parts []Part, a *Answer) ([]imageb
 			}
 			defer func() { <-p.work }()
 			start := time.Now()
-			input, err := specs[i].Read(ctx, part.Data, p.o.Read)
+			o := p.o.Read
+			o.Params = part.Params
+			input, err := specs[i].Read(ctx, part.Data, o)
 			times[i].read = time.Since(start)
 			if err != nil {
 				return imagebind.WithParam(err, part.Param)
@@ -98,15 +100,15 @@ func (p *Pipeline) specOf(part Part) (modality.Spec, error) {
 	case part.Modality == "":
 		media := modality.Sniff(part.Data)
 		if spec, ok = all.ByMedia(media); !ok {
-			return spec, imagebind.Errorf(imagebind.Unsupported, "this is %s, which no modality reads; this model has %s", media, p.has())
+			return spec, imagebind.Errorf(imagebind.Unsupported, "this is %s, which does not say what it is of; send it as one of %s", media, p.has())
 		}
 	case !ok:
-		return spec, imagebind.Errorf(imagebind.Unsupported, "%s is not read yet; this model has %s", part.Modality, p.has())
+		return spec, imagebind.Errorf(imagebind.Unsupported, "%s is no modality; this model has %s", part.Modality, p.has())
 	}
 	if !p.encoders.Has(spec.Name) {
 		return spec, imagebind.Errorf(imagebind.Unsupported, "this model has no encoder for %s; it has %s", spec.Name, p.has())
 	}
-	return spec, nil
+	return spec, spec.Check(part.Params)
 }
 
 // has lists the modalities, for people.

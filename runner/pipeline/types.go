@@ -5,6 +5,7 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/runner/generate"
+	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/prompt"
 )
 
@@ -28,6 +29,7 @@ const MaxChoices = 128
 type Part struct {
 	Modality  string              // a Spec's name, as in image; "" is found by sniffing Data
 	Data      []byte              // a file's bytes, or UTF-8 for text
+	Params    modality.Params     // what Data does not say
 	Embedding imagebind.Embedding // a ready embedding; it is normalised again, as the reference does
 	Weight    float32             // > 0
 	Param     string              // the field of the request, for errors, as in messages[0].content[1]

@@ -84,6 +84,7 @@ type Part struct {
 	URL       string      // of all types that end in _url
 	Audio     *InputAudio // of input_audio
 	Embedding *Embedding  // of embedding
+	Params    Params      // of those that end in _url
 	Weight    *float64    // its share in the mix, > 0; nil is 1; text has none
 }
 
@@ -93,7 +94,13 @@ const (
 	PartBindText   = "bind_text"   // a text as a condition, through ImageBind's text encoder
 	PartInputAudio = "input_audio" // OpenAI's inline sound
 	PartEmbedding  = "embedding"
+	PartMedia      = "media_url" // a file whose content says what it is
 )
+
+// Params are what a file does not say of itself, as the rate of an IMU trace.
+// On the wire they stand beside the url: numbers, true and false. Which there
+// are, GET /v1/models says; other fields there, as OpenAI's detail, are ignored.
+type Params map[string]any
 
 // Media returns the part of a type that ends in _url, as in image_url.
 func Media(kind, url string) Part { return Part{Type: kind, URL: url} }
@@ -195,7 +202,11 @@ func (p Part) MarshalJSON() ([]byte, error) {
 	case PartEmbedding:
 		m[p.Type] = p.Embedding
 	default:
-		m[p.Type] = map[string]string{"url": p.URL}
+		payload := map[string]any{"url": p.URL}
+		for name, v := range p.Params {
+			payload[name] = v
+		}
+		m[p.Type] = payload
 	}
 	if p.Weight != nil {
 		m["weight"] = *p.Weight
@@ -239,9 +250,32 @@ func (p *Part) UnmarshalJSON(b []byte) error {
 		p.Embedding = &Embedding{}
 		return decode(payload, p.Embedding, p.Type)
 	case strings.HasSuffix(p.Type, "_url"):
-		return inner(payload, "url", &p.URL, p.Type)
+		return p.location(payload)
 	}
 	return nil // the server knows the types, and names them in its error
+}
+
+// location reads a URL, bare or in an object with the modality's parameters.
+func (p *Part) location(b []byte) error {
+	if err := inner(b, "url", &p.URL, p.Type); err != nil || kind(b) == '"' {
+		return err
+	}
+	fields, err := members(b)
+	if err != nil {
+		return under(err, p.Type)
+	}
+	delete(fields, "url")
+	for name, raw := range fields {
+		var v any
+		if err := decode(raw, &v, join(p.Type, name)); err != nil {
+			return err
+		}
+		if p.Params == nil {
+			p.Params = Params{}
+		}
+		p.Params[name] = v
+	}
+	return nil
 }
 
 // A ChatResponse answers a chat completion.
@@ -460,11 +494,31 @@ type Model struct {
 	Created    int64     `json:"created"`
 	OwnedBy    string    `json:"owned_by"`
 	Modalities []string  `json:"modalities"`  // that it embeds
+	Inputs     []Kind    `json:"inputs"`      // how each is sent
 	Dimensions int       `json:"dimensions"`  // of an embedding; 0 without encoders
 	MaxContext int       `json:"max_context"` // tokens, prompt and answer together; 0: it does not chat
 	MaxTokens  int       `json:"max_tokens"`  // of an answer to a request that does not say
 	Cache      *Cache    `json:"cache,omitempty"`
 	Licences   []Licence `json:"licences"`
+}
+
+// A Kind is a kind of input.
+type Kind struct {
+	Modality string      `json:"modality"`
+	Part     string      `json:"part"`       // type of a content part
+	Field    string      `json:"form_field"` // of POST /v1/ask
+	Media    []string    `json:"media_types"`
+	Params   []ParamInfo `json:"params"`
+}
+
+// A ParamInfo describes one of a modality's parameters.
+type ParamInfo struct {
+	Name    string  `json:"name"`
+	Doc     string  `json:"doc"`
+	Type    string  `json:"type"` // number, integer, boolean
+	Default float64 `json:"default"`
+	Min     float64 `json:"min"`
+	Max     float64 `json:"max"`
 }
 
 // A Licence says under what terms a part's weights came.

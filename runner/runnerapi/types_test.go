@@ -31,7 +31,7 @@ func TestDecodeChat(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Part{
-		Text(`What, "is" [this]?`), Media("image_url", "data:,a").Weighted(half), Media("image_url", "data:,b"),
+		Text(`What, "is" [this]?`), {Type: "image_url", URL: "data:,a", Weight: &half, Params: Params{"detail": "low"}}, Media("image_url", "data:,b"),
 		{Type: PartInputAudio, Audio: &InputAudio{Data: "aGk=", Format: "wav"}}, BindText("rain"),
 		{Type: PartEmbedding, Embedding: &Embedding{Data: Vector{1, 0}, Modality: "image"}},
 		{Type: PartEmbedding, Embedding: &Embedding{Data: Vector{1, 0}}}, Media("smell_url", "data:,c"),

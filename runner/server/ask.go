@@ -14,6 +14,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/prompt"
@@ -27,7 +28,7 @@ const maxField = 1 << 20
 const maxFields = 256
 
 func (s *Server) ask(c *gin.Context) {
-	f := form{s: s, weights: map[string][]float32{}}
+	f := form{s: s, weights: map[string][]float32{}, params: map[string]map[string][]float64{}}
 	if err := f.read(c.Request); err != nil {
 		writeError(c, err)
 		return
@@ -58,8 +59,9 @@ type form struct {
 	r              runnerapi.ChatRequest // all but the messages
 	prompt, system string
 	files          []file
-	weights        map[string][]float32 // by the name of the file field
-	others         int                  // fields that are no media
+	weights        map[string][]float32            // by the name of the file field
+	params         map[string]map[string][]float64 // by the name of the file field, then the parameter's
+	others         int                             // fields that are no media
 }
 
 type file struct {
@@ -91,11 +93,16 @@ func (f *form) read(r *http.Request) error {
 	return nil
 }
 
-// mediaPart returns the part type that a form's field stands for: image is
-// image_url, bind_text itself.
+// fieldOf returns the form's field of a part type: image for image_url.
+func fieldOf(part string) string { return strings.TrimSuffix(part, "_url") }
+
+// mediaPart returns the part type that a form's field stands for.
 func mediaPart(field string) (string, bool) {
+	if field == fieldOf(runnerapi.PartMedia) {
+		return runnerapi.PartMedia, true
+	}
 	for _, s := range all.Specs {
-		if strings.TrimSuffix(s.Part, "_url") == field {
+		if fieldOf(s.Part) == field {
 			return s.Part, true
 		}
 	}
@@ -210,6 +217,12 @@ func (f *form) value(name, v, raw string) (err error) {
 				return f.weight(media, v)
 			}
 		}
+		for _, s := range all.Specs {
+			field := fieldOf(s.Part)
+			if param, ok := strings.CutPrefix(name, field+"_"); ok && s.Has(param) {
+				return f.param(field, param, v)
+			}
+		}
 		return imagebind.Errorf(imagebind.Invalid, "unknown field %q; a form has %s", short(name), strings.Join(formFields(), ", "))
 	}
 	return err
@@ -219,8 +232,11 @@ func (f *form) value(name, v, raw string) (err error) {
 func formFields() []string {
 	fields := []string{"prompt", "system"}
 	for _, s := range all.Specs {
-		name := strings.TrimSuffix(s.Part, "_url")
+		name := fieldOf(s.Part)
 		fields = append(fields, name, name+"_weight")
+		for _, p := range s.Params {
+			fields = append(fields, name+"_"+p.Name)
+		}
 	}
 	return append(fields, "cache", "include", "stream", "stream_options", "temperature", "top_p", "max_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "model", "user")
 }
@@ -269,17 +285,68 @@ func (f *form) weight(media, v string) error {
 	return err
 }
 
-// parts returns the media with their weights: none given are 1, else there is
-// one for each file of that field, in order.
+func (f *form) param(field, name, v string) error {
+	x, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		on, err := boolean(v)
+		if err != nil {
+			return imagebind.Errorf(imagebind.Invalid, "%q is neither a number nor true or false", short(v))
+		}
+		if x = 0; on {
+			x = 1
+		}
+	}
+	if f.params[field] == nil {
+		f.params[field] = map[string][]float64{}
+	}
+	f.params[field][name] = append(f.params[field][name], x)
+	return nil
+}
+
+// paramsOf returns those of the n-th file of a field: there is one value for
+// all of them, or one for each, in order.
+func (f *form) paramsOf(field string, n, files int) (modality.Params, error) {
+	if f.params[field] == nil {
+		return nil, nil
+	}
+	params := modality.Params{}
+	for name, values := range f.params[field] {
+		if len(values) > 1 && len(values) != files {
+			return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%d of %s, but %d of %s: send one for all, or one for each, in order", files, field, len(values), field+"_"+name), field+"_"+name)
+		}
+		params[name] = values[min(n, len(values)-1)]
+	}
+	return params, nil
+}
+
+// parts returns the media with their weights and parameters: no weights are 1,
+// else there is one for each file of that field, in order.
 func (f *form) parts() ([]pipeline.Part, error) {
-	seen := map[string]int{}
+	seen, files := map[string]int{}, map[string]int{}
+	for _, file := range f.files {
+		files[file.field]++
+	}
 	parts := make([]pipeline.Part, len(f.files))
 	for i, file := range f.files {
 		parts[i] = file.part
 		if w := f.weights[file.field]; seen[file.field] < len(w) {
 			parts[i].Weight = w[seen[file.field]]
 		}
+		p, err := f.paramsOf(file.field, seen[file.field], files[file.field])
+		if err == nil {
+			spec, _ := all.ByName(file.part.Modality)
+			err = imagebind.WithParam(spec.Check(p), file.field)
+		}
+		if err != nil {
+			return nil, err
+		}
+		parts[i].Params = p
 		seen[file.field]++
+	}
+	for field := range f.params {
+		if files[field] == 0 {
+			return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "the form says more of %s, and has none", field), field)
+		}
 	}
 	for field, w := range f.weights {
 		if n := seen[field]; n != len(w) {

@@ -220,7 +220,7 @@ func TestChatRefuses(t *testing.T) {
 		{"weight as a text", weighted(`"NaN"`), 400, "messages[0].content[0].weight", "number"},
 		{"weight too large", weighted("1e300"), 400, "messages[0].content[0].weight", "positive"},
 		{"weight too small", weighted("1e-300"), 400, "messages[0].content[0].weight", "positive"},
-		{"unknown part", content(`{"type":"smell","smell":{}}`), 400, "messages[0].content[0]", "text, image_url, audio_url, bind_text, input_audio, embedding"},
+		{"unknown part", content(`{"type":"smell","smell":{}}`), 400, "messages[0].content[0]", "bind_text, media_url, input_audio, embedding"},
 		{"a modality that is not here", content(`{"type":"video_url","video_url":{"url":"data:,x"}}`), 415, "messages[0].content[0]", "it has image, audio, text"},
 		{"bad base64", content(`{"type":"image_url","image_url":{"url":"data:image/png;base64,!!"}}`), 400, "messages[0].content[0].image_url.url", "base64"},
 		{"bad sound", content(`{"type":"input_audio","input_audio":{"data":"!!","format":"wav"}}`), 400, "messages[0].content[0].input_audio.data", "base64"},

@@ -205,6 +205,9 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 		return src, imagebind.WithParam(err, at)
 	}
 	src.Modality = spec.Name
+	if src.Params, err = params(spec, p.Params); err != nil {
+		return src, imagebind.WithParam(err, at+"."+p.Type)
+	}
 	switch p.Type {
 	case runnerapi.PartBindText:
 		src.Data = []byte(p.Text)
@@ -218,8 +221,41 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 	return src, nil
 }
 
-// spec finds the kind of input of a part's type, and whether it is served.
+// params checks those of a part. A field that is neither number nor switch, as
+// OpenAI's detail of an image, is ignored where the modality does not know it.
+// Of a file whose kind is yet unknown, package pipeline checks them.
+func params(spec modality.Spec, given runnerapi.Params) (modality.Params, error) {
+	if len(given) == 0 {
+		return nil, nil
+	}
+	known := modality.Params{}
+	for name, v := range given {
+		switch v := v.(type) {
+		case float64:
+			known[name] = v
+		case bool:
+			known[name] = 0
+			if v {
+				known[name] = 1
+			}
+		default:
+			if spec.Has(name) {
+				return nil, imagebind.Errorf(imagebind.Invalid, "%s is neither a number nor true or false", name)
+			}
+		}
+	}
+	if spec.Name == "" {
+		return known, nil
+	}
+	return known, spec.Check(known)
+}
+
+// spec finds the kind of input of a part's type, and whether it is served. That
+// of media_url, which the content tells, has no name.
 func (s *Server) spec(part string) (modality.Spec, error) {
+	if part == runnerapi.PartMedia {
+		return modality.Spec{Part: part}, nil
+	}
 	spec, ok := all.ByPart(part)
 	name := spec.Name
 	if !ok {
@@ -246,7 +282,7 @@ func partTypes() []string {
 	for _, spec := range all.Specs {
 		types = append(types, spec.Part)
 	}
-	return append(types, runnerapi.PartInputAudio, runnerapi.PartEmbedding)
+	return append(types, runnerapi.PartMedia, runnerapi.PartInputAudio, runnerapi.PartEmbedding)
 }
 
 // weight checks a part's.

@@ -6,22 +6,21 @@ package server
 
 import (
 	"context"
-	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"go.yaml.in/yaml/v3"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/httpapi"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/media"
+	"imagebind-llm/runner/modality/all"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/runnerapi"
 	"imagebind-llm/runner/web"
@@ -79,22 +78,6 @@ type Server struct {
 	draining chan struct{}
 	drain    sync.Once
 }
-
-//go:embed openapi.yaml
-var openapiYAML []byte
-
-// openapiJSON is openapi.yaml as JSON. That it can be written so is tested.
-var openapiJSON = sync.OnceValue(func() []byte {
-	var doc any
-	if err := yaml.Unmarshal(openapiYAML, &doc); err != nil {
-		panic(fmt.Sprintf("openapi.yaml: %v", err))
-	}
-	b, err := json.Marshal(doc)
-	if err != nil {
-		panic(fmt.Sprintf("openapi.yaml: %v", err))
-	}
-	return b
-})
 
 // New returns a server of o.Pipeline.
 func New(o Options) (*Server, error) {
@@ -266,7 +249,17 @@ func bodyError(err error) error {
 func (s *Server) entry() runnerapi.Model {
 	b := s.p.Bundle()
 	m := runnerapi.Model{ID: s.model, Object: "model", Created: s.started.Unix(), OwnedBy: "imagebind-llm",
-		Modalities: append([]string{}, s.p.Modalities()...), Dimensions: s.p.Dim(), MaxContext: s.p.Context(), Licences: []runnerapi.Licence{}}
+		Modalities: append([]string{}, s.p.Modalities()...), Dimensions: s.p.Dim(), MaxContext: s.p.Context(), Licences: []runnerapi.Licence{}, Inputs: []runnerapi.Kind{}}
+	for _, spec := range all.Specs {
+		if !slices.Contains(m.Modalities, spec.Name) {
+			continue
+		}
+		k := runnerapi.Kind{Modality: spec.Name, Part: spec.Part, Field: fieldOf(spec.Part), Media: spec.Media, Params: []runnerapi.ParamInfo{}}
+		for _, p := range spec.Params {
+			k.Params = append(k.Params, runnerapi.ParamInfo{Name: p.Name, Doc: p.Doc, Type: p.Type(), Default: p.Default, Min: p.Min, Max: p.Max})
+		}
+		m.Inputs = append(m.Inputs, k)
+	}
 	q := s.p.DefaultQuery()
 	m.MaxTokens = q.Generate.MaxTokens
 	m.Cache = &runnerapi.Cache{Enabled: &q.Cache.Enabled, Collection: q.Cache.Collection, K: &q.Cache.K, Temperature: &q.Cache.Temperature, Weight: &q.Cache.Weight}
