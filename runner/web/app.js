@@ -4,9 +4,10 @@
 
 const $ = (id) => document.getElementById(id);
 
-/** A part is {field, file} or {field: "bind_text", text}, with a weight. */
+/** A part is {field, file, params} or {field: "bind_text", text}, with a weight. */
 const parts = [];
-let kinds = ["image"]; // fields that take a file
+const any = { form_field: "media", media_types: [], params: [] }; // the content says what it is
+let kinds = [any]; // as in /v1/models, those that take a file
 let running = null; // the AbortController of the question under way
 
 function element(name, props = {}, ...children) {
@@ -15,17 +16,30 @@ function element(name, props = {}, ...children) {
   return e;
 }
 
-// Which field a file goes to: the first word of its type, else the first there is.
+// Which field a file goes to: of its type, else of its type's first word.
 function fieldOf(file) {
   const word = file.type.split("/")[0];
-  return kinds.includes(word) ? word : kinds[0];
+  return (kinds.find((k) => k.media_types.includes(file.type)) ?? kinds.find((k) => k.form_field === word) ?? any).form_field;
 }
 
 function addFiles(files) {
   for (const file of files) {
-    if (kinds.length > 0) parts.push({ field: fieldOf(file), file, weight: 1, url: URL.createObjectURL(file) });
+    if (kinds.length > 1) parts.push({ field: fieldOf(file), file, weight: 1, params: {}, url: URL.createObjectURL(file) });
   }
   showParts();
+}
+
+// What a file does not say, of the modality that is chosen.
+function params(part) {
+  const kind = kinds.find((k) => k.form_field === part.field);
+  return (kind?.params ?? []).map((p) => {
+    const input = p.type === "boolean"
+      ? element("select", {}, ...["", "true", "false"].map((v) => element("option", { value: v, textContent: v || "–" })))
+      : element("input", { type: "number", min: p.min, max: p.max, step: p.type === "integer" ? 1 : "any", placeholder: p.default });
+    input.value = part.params[p.name] ?? "";
+    input.addEventListener("input", () => { part.params[p.name] = input.value; });
+    return element("label", { title: p.doc }, p.name + " ", input);
+  });
 }
 
 function preview(part) {
@@ -52,10 +66,10 @@ function showParts() {
       text.addEventListener("keydown", enter);
       return element("li", {}, text, element("span", { textContent: "text" }), weight, remove);
     }
-    const field = element("select", { title: "modality" }, ...kinds.map((k) => element("option", { value: k, textContent: k, selected: k === part.field })));
-    field.addEventListener("change", () => { part.field = field.value; });
+    const field = element("select", { title: "modality" }, ...kinds.map(({ form_field: k }) => element("option", { value: k, textContent: k, selected: k === part.field })));
+    field.addEventListener("change", () => { part.field = field.value; part.params = {}; showParts(); });
     const name = element("span", { className: "name", textContent: part.file.name });
-    return element("li", {}, element("div", {}, preview(part), name), field, weight, remove);
+    return element("li", {}, element("div", {}, preview(part), name, element("div", { className: "params" }, ...params(part))), field, weight, remove);
   }));
 }
 
@@ -65,6 +79,12 @@ function fields() {
   for (const p of parts) {
     if (!p.file && p.text.trim() === "") continue;
     out.push([p.field, p.file ?? p.text], [p.field + "_weight", String(p.weight)]);
+    // A parameter that one file of a field has is sent for each of them.
+    for (const { name, type, default: d } of kinds.find((k) => p.file && k.form_field === p.field)?.params ?? []) {
+      const set = (q) => (q.params?.[name] ?? "") !== "";
+      if (!parts.some((q) => q.field === p.field && set(q))) continue;
+      out.push([p.field + "_" + name, set(p) ? p.params[name] : type === "boolean" ? String(d !== 0) : String(d)]);
+    }
   }
   for (const name of ["temperature", "max_tokens"]) {
     if ($(name).value !== "") out.push([name, $(name).value]);
@@ -204,9 +224,10 @@ async function about() {
     if (!resp.ok) return;
     const model = (await resp.json()).data[0];
     $("model").textContent = model.id;
-    kinds = model.modalities.filter((m) => m !== "text");
-    $("kinds").textContent = kinds.join(" / ");
-    $("pick").hidden = kinds.length === 0;
+    const files = model.inputs.filter((k) => k.part.endsWith("_url"));
+    kinds = [any, ...files];
+    $("kinds").textContent = files.map((k) => k.modality.replaceAll("_", " ")).join(" / ");
+    $("pick").hidden = files.length === 0;
     $("bind").hidden = !model.modalities.includes("text");
     showParts();
   } catch { /* the question will say what is wrong */ }
