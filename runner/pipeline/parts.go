@@ -95,6 +95,9 @@ func (p *Pipeline) specOf(part Part) (modality.Spec, error) {
 	if len(part.Data) == 0 {
 		return modality.Spec{}, imagebind.Errorf(imagebind.Invalid, "the part is empty")
 	}
+	if other := modality.AlsoIs(part.Data); other != "" {
+		return modality.Spec{}, imagebind.Errorf(imagebind.Invalid, "the file is %s and %s at once; send one that is one thing", modality.Sniff(part.Data), other)
+	}
 	spec, ok := all.ByName(part.Modality)
 	switch {
 	case part.Modality == "":
