@@ -203,10 +203,13 @@ type JobRequest struct {
 	Model      string `json:"model,omitempty"` // the embedding model's id
 }
 
-// A Source says where a rebuild's rows come from.
+// A Source says where a rebuild's rows come from: a table of features, or with
+// Runner media that it embeds: a folder, one file, or a .jsonl list of files.
 type Source struct {
-	Path   string `json:"path"`             // under the retriever's --source-root
-	Runner string `json:"runner,omitempty"` // a runner's URL, to embed media first
+	Path     string         `json:"path"`               // under the retriever's --source-root
+	Runner   string         `json:"runner,omitempty"`   // URL of one of the retriever's --runners
+	Modality string         `json:"modality,omitempty"` // of all the media, as depth; empty: the runner finds it by content
+	Params   map[string]any `json:"params,omitempty"`   // of the modality, as in {"rate": 200}: numbers, true or false
 }
 
 // A Job is a rebuild and how far it got.
@@ -218,7 +221,7 @@ type Job struct {
 	Index      string     `json:"index,omitempty"`
 	Model      string     `json:"model,omitempty"`
 	State      string     `json:"state"`
-	Phase      string     `json:"phase"` // queued, open, copy, check, switch, done
+	Phase      string     `json:"phase"` // queued, open, copy (embed, for media), check, switch, done
 	RowsDone   int        `json:"rows_done"`
 	RowsTotal  int        `json:"rows_total"`
 	Rate       float64    `json:"rows_per_second"`

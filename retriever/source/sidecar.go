@@ -50,38 +50,51 @@ func openSidecar(path string, rows int) (*sidecar, error) {
 }
 
 func (s *sidecar) scan(rows int) error {
-	r := bufio.NewReaderSize(s.f, maxLine)
-	for at := int64(0); ; s.lines++ {
-		line, err := s.line(r, s.lines)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			_, err = s.parse(line, s.lines)
-		}
-		if err != nil {
+	var err error
+	s.lines, err = eachLine(s.f, s.name, func(number int, at int64, line []byte) error {
+		if _, err := s.parse(line, number); err != nil {
 			return err
 		}
-		if s.lines == rows {
+		if number == rows {
 			return imagebind.Errorf(imagebind.Invalid, "%s has more lines than the features have rows, %d", s.name, rows)
 		}
-		if s.lines%stride == 0 {
+		if number%stride == 0 {
 			s.offsets = append(s.offsets, at)
+		}
+		return nil
+	})
+	if err == nil && s.lines != rows {
+		err = imagebind.Errorf(imagebind.Invalid, "%s has %d lines, the features have %d rows", s.name, s.lines, rows)
+	}
+	return err
+}
+
+// eachLine calls f with each line of the file called name, its number from 0
+// and the offset where it begins, and returns how many there are. The line,
+// with its end, is valid during the call.
+func eachLine(r io.Reader, name string, f func(number int, at int64, line []byte) error) (int, error) {
+	buf, at := bufio.NewReaderSize(r, maxLine), int64(0)
+	for number := 0; ; number++ {
+		line, err := nextLine(buf, name, number)
+		if errors.Is(err, io.EOF) {
+			return number, nil
+		}
+		if err == nil {
+			err = f(number, at, line)
+		}
+		if err != nil {
+			return number, err
 		}
 		at += int64(len(line))
 	}
-	if s.lines != rows {
-		return imagebind.Errorf(imagebind.Invalid, "%s has %d lines, the features have %d rows", s.name, s.lines, rows)
-	}
-	return nil
 }
 
-// line returns the next line with its end, valid until the next call.
-func (s *sidecar) line(r *bufio.Reader, number int) ([]byte, error) {
+// nextLine returns the next line with its end, valid until the next call.
+func nextLine(r *bufio.Reader, name string, number int) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, imagebind.Errorf(imagebind.Invalid, "%s, line %d: over %d bytes", s.name, number+1, maxLine)
+		return nil, imagebind.Errorf(imagebind.Invalid, "%s, line %d: over %d bytes", name, number+1, maxLine)
 	case errors.Is(err, io.EOF) && len(line) > 0: // the last line may lack its end
 		return line, nil
 	}
@@ -98,17 +111,31 @@ func (s *sidecar) parse(line []byte, number int) (store.Row, error) {
 }
 
 func parseNote(line []byte) (store.Row, error) {
-	var row store.Row
+	fields, err := members(line)
+	if err != nil {
+		return store.Row{}, err
+	}
+	return noteOf(fields)
+}
+
+// members splits a line, a JSON object.
+func members(line []byte) (map[string]json.RawMessage, error) {
 	if len(bytes.TrimSpace(line)) == 0 {
-		return row, errors.New("it is empty; a row without notes is {}")
+		return nil, errors.New("it is empty; a row without notes is {}")
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(line, &fields); err != nil {
-		return row, fmt.Errorf("it is no JSON object: %w", err)
+		return nil, fmt.Errorf("it is no JSON object: %w", err)
 	}
 	if fields == nil {
-		return row, errors.New("it is null, not a JSON object")
+		return nil, errors.New("it is null, not a JSON object")
 	}
+	return fields, nil
+}
+
+// noteOf makes a row of a line's fields.
+func noteOf(fields map[string]json.RawMessage) (store.Row, error) {
+	var row store.Row
 	if raw, ok := fields["metadata"]; ok {
 		if err := json.Unmarshal(raw, &row.Metadata); err != nil {
 			return row, errors.New("metadata is no object")
@@ -176,7 +203,7 @@ func (s *sidecar) read(at, n int) ([]store.Row, error) {
 	r := bufio.NewReaderSize(io.NewSectionReader(s.f, from, 1<<62-from), maxLine)
 	rows := make([]store.Row, 0, n)
 	for number := block * stride; len(rows) < n; number++ {
-		line, err := s.line(r, number)
+		line, err := nextLine(r, s.name, number)
 		if err != nil {
 			return nil, fmt.Errorf("%s, line %d: %w", s.name, number+1, err) // it was there when it was opened
 		}
