@@ -2,6 +2,8 @@ package modality
 
 import (
 	"bytes"
+	"encoding/binary"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -55,9 +57,29 @@ var signatures = []signature{
 	{media: "application/zip", magic: "PK\x03\x04"},
 	{media: "application/gzip", magic: "\x1f\x8b"},
 	{media: "application/x-npy", magic: "\x93NUMPY"},
+	{media: "model/ply", magic: "ply\n"},
+	{media: "model/ply", magic: "ply\r\n"},
+	{media: "model/gltf-binary", magic: "glTF"},
+	{media: "model/pcd", magic: "# .PCD"},
+	{media: "model/pcd", and: func(d []byte) bool { return begins(d, pcdHead) }}, // without that comment
+	{media: "model/stl", magic: "solid", and: func(d []byte) bool { return begins(d, stlHead) }},
+	{media: "model/stl", and: func(d []byte) bool { // binary has no magic: a title of 80 bytes, a count, 50 bytes each
+		return len(d) > 84 && int64(len(d)-84) == 50*int64(binary.LittleEndian.Uint32(d[80:]))
+	}},
+	{media: "model/obj", and: func(d []byte) bool { return begins(d, objHead) }},
 	{media: "audio/aac", magic: "\xff", and: func(d []byte) bool { return len(d) > 6 && d[1]&0xf6 == 0xf0 }}, // ADTS: layer 0
 	{media: "audio/mpeg", magic: "\xff", and: mpegFrame},
 }
+
+// What texts that describe points have near their beginning.
+var (
+	pcdHead = regexp.MustCompile(`(?m)^(#.*\n)*VERSION[ \t]+\.?[0-9.]+\s+FIELDS[ \t]`)
+	stlHead = regexp.MustCompile(`(?m)^\s*facet[ \t]+normal[ \t]`)
+	objHead = regexp.MustCompile(`(?m)^[ \t]*v([ \t]+[-+]?[0-9.]+([eE][-+]?[0-9]+)?){3}`)
+)
+
+// begins says whether the head of a text matches.
+func begins(d []byte, head *regexp.Regexp) bool { return head.Match(d[:min(len(d), 4096)]) }
 
 // form says that a RIFF (or IFF) file has the given form type.
 func form(kind string) func([]byte) bool {

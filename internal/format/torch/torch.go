@@ -10,6 +10,7 @@ package torch
 
 import (
 	"archive/zip"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,16 @@ func Open(path string) (*File, error) {
 	}
 	file.f = f
 	return file, nil
+}
+
+// Parse reads a checkpoint in memory, whose tensors are read from data on
+// demand. There is nothing to close. Errors are Invalid.
+func Parse(data []byte) (*File, error) {
+	f, err := parse(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return nil, imagebind.Errorf(imagebind.Invalid, "the PyTorch file cannot be read: %w", err)
+	}
+	return f, nil
 }
 
 func read(f *os.File) (*File, error) {
@@ -104,7 +115,8 @@ func parse(r io.ReaderAt, size int64) (*File, error) {
 			return nil, fmt.Errorf("its byte order is %q; only little is read", order)
 		}
 	}
-	raw, err := a.bytes(pickled, maxPickle)
+	// torch.save compresses nothing: a pickle larger than its file is a bomb.
+	raw, err := a.bytes(pickled, uint64(min(maxPickle, size)))
 	if err != nil {
 		return nil, err
 	}
