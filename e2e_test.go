@@ -34,24 +34,40 @@ type program struct {
 	log *bytes.Buffer
 }
 
-// start builds the programs, exports the demo model, builds the cache and
-// starts both servers.
-func start(t *testing.T, runnerArgs ...string) *system {
+// The arguments of `exporter model` for the demo's model.
+var demoModel = []string{"--imagebind", "demo/imagebind_demo.pth", "--heads-config", "demo/heads.json",
+	"--llama", "demo/llama", "--tokenizer", "demo/llama/tokenizer.model", "--adapter", "demo/adapter_demo.pth"}
+
+// build builds the programs, exports a model and finds addresses for both servers.
+func build(t *testing.T, model []string) *system {
 	t.Helper()
 	if _, err := ort.Load(""); err != nil {
 		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
 	}
-	s := &system{bin: t.TempDir(), dir: t.TempDir()}
+	s := &system{bin: t.TempDir(), dir: t.TempDir(), runner: address(t), retriever: address(t)}
 	s.run(t, "go", "build", "-o", s.bin, "./exporter", "./runner", "./retriever")
 	s.bundle = filepath.Join(s.dir, "bundle")
-	s.run(t, filepath.Join(s.bin, "exporter"), "model", "--imagebind", "demo/imagebind_demo.pth", "--heads-config", "demo/heads.json",
-		"--llama", "demo/llama", "--tokenizer", "demo/llama/tokenizer.model", "--adapter", "demo/adapter_demo.pth", "--out", s.bundle)
-	var listen string
-	s.retriever, listen = address(t)
-	s.retrieverProgram = s.serve(t, s.retriever, "retriever", "serve", "--listen", listen, "--data", filepath.Join(s.dir, "data"), "--source-root", "demo")
+	s.run(t, filepath.Join(s.bin, "exporter"), append([]string{"model", "--out", s.bundle}, model...)...)
+	return s
+}
+
+func (s *system) serveRunner(t *testing.T, args ...string) *program {
+	t.Helper()
+	return s.serve(t, s.runner, "runner", append([]string{"serve", "--listen", listen(s.runner), "--bundle", s.bundle, "--retriever", s.retriever}, args...)...)
+}
+
+func (s *system) serveRetriever(t *testing.T, args ...string) *program {
+	t.Helper()
+	return s.serve(t, s.retriever, "retriever", append([]string{"serve", "--listen", listen(s.retriever), "--data", filepath.Join(s.dir, "data")}, args...)...)
+}
+
+// start starts both servers with the demo's model and its feature cache.
+func start(t *testing.T, runnerArgs ...string) *system {
+	t.Helper()
+	s := build(t, demoModel)
+	s.retrieverProgram = s.serveRetriever(t, "--source-root", "demo")
 	s.run(t, filepath.Join(s.bin, "exporter"), "cache", "--retriever", s.retriever, "--collection", "default", "--path", "features.npy")
-	s.runner, listen = address(t)
-	s.serve(t, s.runner, "runner", append([]string{"serve", "--listen", listen, "--bundle", s.bundle, "--retriever", s.retriever}, runnerArgs...)...)
+	s.serveRunner(t, runnerArgs...)
 	return s
 }
 
@@ -64,16 +80,19 @@ func (s *system) run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// address returns a free port as a URL and as an address to listen on.
-func address(t *testing.T) (url, listen string) {
+// address returns a free port as a URL.
+func address(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	return "http://" + l.Addr().String(), l.Addr().String()
+	return "http://" + l.Addr().String()
 }
+
+// listen is the address of a URL.
+func listen(url string) string { return strings.TrimPrefix(url, "http://") }
 
 // serve starts a program and waits until it is ready.
 func (s *system) serve(t *testing.T, url, name string, args ...string) *program {
@@ -295,11 +314,9 @@ func TestMakeDemo(t *testing.T) {
 	if _, err := ort.Load(""); err != nil {
 		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
 	}
-	_, runner := address(t)
-	_, retriever := address(t)
-	port := func(listen string) string { _, p, _ := net.SplitHostPort(listen); return p }
+	port := func(url string) string { _, p, _ := net.SplitHostPort(listen(url)); return p }
 	cmd := exec.CommandContext(t.Context(), "make", "demo")
-	cmd.Env = append(os.Environ(), "DEMO_ONCE=1", "DEMO_DIR="+t.TempDir(), "DEMO_PORT="+port(runner), "DEMO_RETRIEVER_PORT="+port(retriever))
+	cmd.Env = append(os.Environ(), "DEMO_ONCE=1", "DEMO_DIR="+t.TempDir(), "DEMO_PORT="+port(address(t)), "DEMO_RETRIEVER_PORT="+port(address(t)))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
