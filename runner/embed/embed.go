@@ -35,7 +35,7 @@ func Open(b *bundle.Bundle, specs []modality.Spec, o ort.Options) (*Encoders, er
 		if !ok {
 			continue
 		}
-		if !slices.Equal(enc.Input, spec.Encoder.Input) || enc.Ints != spec.Encoder.Ints {
+		if !fits(enc, spec.Encoder) {
 			return nil, errors.Join(fmt.Errorf("encoder %s of %s takes %v, this program's %s is %v: export the bundle again", enc.Name, b.Dir, enc.Input, spec.Name, spec.Encoder.Input), e.Close())
 		}
 		if e.sessions[enc.Name] == nil {
@@ -50,8 +50,20 @@ func Open(b *bundle.Bundle, specs []modality.Spec, o ort.Options) (*Encoders, er
 	return e, nil
 }
 
+// fits reports whether a bundle's encoder takes what its reader here makes. How
+// many groups of how many points a point cloud is cut into, the bundle says.
+func fits(b bundle.Encoder, e modality.Encoder) bool {
+	if _, ok := e.Stem.(modality.Groups); ok {
+		return len(b.Input) == 3 && b.Input[0] > 0 && b.Input[1] > 1 && b.Input[2] == 3
+	}
+	return slices.Equal(b.Input, e.Input) && b.Ints == e.Ints
+}
+
 // Has reports whether inputs of a modality can be embedded.
 func (e *Encoders) Has(modality string) bool { _, ok := e.of[modality]; return ok }
+
+// Input returns the shape of one clip of a modality, for its reader.
+func (e *Encoders) Input(modality string) []int { return e.of[modality].Input }
 
 // Dim returns E, or 0 when there is no encoder.
 func (e *Encoders) Dim() int { return e.dim }

@@ -103,6 +103,9 @@ type Options struct {
 	// FFmpeg is the program for containers that are not read natively; empty
 	// means none is used.
 	FFmpeg string
+	// Input is one clip's shape where a model's differs from the Spec's, as that
+	// of a point encoder with other groups may; nil is the Spec's.
+	Input []int
 	// Params are the sender's, by name. [Spec.Check] has passed them; what is
 	// not there has its default: see [Options.Value].
 	Params Params

@@ -44,7 +44,7 @@ func (p *Pipeline) embed(ctx context.Context, parts []Part, a *Answer) ([]imageb
 			defer func() { <-p.work }()
 			start := time.Now()
 			o := p.o.Read
-			o.Params = part.Params
+			o.Input, o.Params = p.encoders.Input(specs[i].Name), part.Params
 			input, err := specs[i].Read(ctx, part.Data, o)
 			times[i].read = time.Since(start)
 			if err != nil {
