@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 
@@ -107,7 +106,7 @@ func decode(ctx context.Context, data []byte, o modality.Options) (sound, error)
 	}
 	// One second more than allowed, so that the limit is noticed.
 	most := int64((longest+2)*stereo) * 4
-	wav, err := ffmpeg.Run(ctx, o.FFmpeg, media, data, most, "-map", "0:a:0", "-t", fmt.Sprint(longest+1), "-c:a", "pcm_f32le", "-f", "wav")
+	wav, err := ffmpeg.Sound(ctx, o.FFmpeg, media, data, longest+1, most)
 	if err != nil {
 		return sound{}, err
 	}

@@ -1,7 +1,11 @@
 // Package ffmpeg reads containers that no decoder here reads, by the ffmpeg
-// program where the user has one. The format is the one that the content was
-// found to be, never guessed by ffmpeg, and only the file itself may be
-// opened: a playlist cannot make it read other files or addresses.
+// program where the user has one: sound.go the sound of a file, video.go which
+// frames it has and their pixels. It chooses no clips and resizes nothing.
+//
+// A file comes from strangers. Its format is the one that the content was
+// found to be, never guessed by ffmpeg, and only the file itself may be opened:
+// a playlist cannot make it read other files or addresses. What the program may
+// take is bounded: time, memory, threads, and how much it says.
 package ffmpeg
 
 import (
@@ -29,67 +33,107 @@ var demuxers = map[string]string{
 // Reads says whether ffmpeg may read files of a media type.
 func Reads(media string) bool { return demuxers[media] != "" }
 
-// timeout bounds a run.
-const timeout = 2 * time.Minute
+// The program's bounds.
+const (
+	timeout  = 2 * time.Minute // of all runs over a file
+	threads  = "2"
+	oneBlock = 512 << 20 // bytes of one allocation; a frame of 64 M pixels, 16 bits, is 384 MB
+	memory   = 4 << 30   // bytes of address space, where the system can limit it
+	logSize  = 64 << 10  // bytes that are kept of what it says
+)
 
-// Run decodes data, whose content is of the given media type, and returns what
-// program writes to its standard output with the output options args. More
-// than limit bytes of it are TooLarge.
-func Run(ctx context.Context, program, media string, data []byte, limit int64, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// A File is a media file on disk, for ffmpeg to read more than once.
+type File struct {
+	program, media, path string
+	deadline             time.Time
+}
+
+// Open writes data, whose content is of the given media type, to a temporary
+// file: not a pipe, since MP4 needs seeking. Close removes it.
+func Open(program, media string, data []byte) (*File, error) {
+	t, err := os.CreateTemp("", "imagebind-media-*")
+	if err != nil {
+		return nil, err
+	}
+	f := &File{program: program, media: media, path: t.Name(), deadline: time.Now().Add(timeout)}
+	_, err = t.Write(data)
+	if err := errors.Join(err, t.Close()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Close removes the file.
+func (f *File) Close() error { return os.Remove(f.path) }
+
+// errNoStream is a file without the kind of stream that was asked for.
+var errNoStream = errors.New("ffmpeg: no such stream")
+
+// run starts the program with options of the log's level, of input and of
+// output, and gives its standard output to read. It returns the log. An error
+// of read ends the program and is the result.
+func (f *File) run(ctx context.Context, level string, in, out []string, read func(io.Reader) error) (string, error) {
+	limited, cancel := context.WithDeadline(ctx, f.deadline)
 	defer cancel()
-	f, err := os.CreateTemp("", "imagebind-media-*") // not a pipe: MP4 needs seeking
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	args = append([]string{"-nostdin", "-v", "error", "-protocol_whitelist", "file", "-f", demuxers[media], "-i", "file:" + f.Name()}, append(args, "pipe:1")...)
-	cmd := exec.CommandContext(ctx, program, args...)
+	args := []string{"-hide_banner", "-nostdin", "-nostats", "-v", "level+" + level, "-max_alloc", fmt.Sprint(oneBlock)}
+	args = append(args, in...)
+	args = append(args, "-threads", threads, "-protocol_whitelist", "file", "-f", demuxers[f.media], "-i", "file:"+f.path)
+	args = append(append(args, out...), "pipe:1")
+	cmd := exec.CommandContext(limited, f.program, args...)
 	cmd.WaitDelay = time.Second
-	var said bytes.Buffer
-	cmd.Stderr = &limited{&said, 4096}
-	out, err := cmd.StdoutPipe()
+	log := head{left: logSize}
+	cmd.Stderr = &log
+	pipe, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, imagebind.Errorf(imagebind.Unsupported, "the file is %s, which needs ffmpeg, and %s does not start: %w", media, program, err)
+		return "", imagebind.Errorf(imagebind.Unsupported, "the file is %s, which needs ffmpeg, and %s does not start: %w", f.media, f.program, err)
 	}
-	b, readErr := io.ReadAll(io.LimitReader(out, limit+1))
-	if int64(len(b)) > limit {
+	limitMemory(cmd.Process.Pid)
+	readErr := read(pipe)
+	if readErr != nil {
 		cancel()
 	}
-	err = cmd.Wait()
+	_, copyErr := io.Copy(io.Discard, pipe) // else it would wait for a reader
+	err = errors.Join(cmd.Wait(), copyErr)
 	switch {
-	case int64(len(b)) > limit:
-		return nil, imagebind.Errorf(imagebind.TooLarge, "the file decodes to more than is allowed")
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
-		line = strings.ReplaceAll(line, f.Name(), "it")
-		return nil, &imagebind.Error{Kind: imagebind.Invalid, Message: fmt.Sprintf("ffmpeg cannot decode the file (%s): %s", media, line), Err: err}
+		return "", ctx.Err()
 	case readErr != nil:
-		return nil, readErr
+		return "", readErr
+	case limited.Err() != nil:
+		return "", imagebind.Errorf(imagebind.TooLarge, "the file takes longer than %v to decode; send a shorter or smaller one", timeout)
+	case err != nil && strings.Contains(log.kept.String(), "matches no streams"):
+		return "", errNoStream
+	case err != nil:
+		return "", &imagebind.Error{Kind: imagebind.Invalid, Message: fmt.Sprintf("ffmpeg cannot decode the file (%s): %s", f.media, f.complaint(log.kept.String())), Err: err}
 	}
-	return b, nil
+	return log.kept.String(), nil
 }
 
-// limited keeps the first n bytes written to it.
-type limited struct {
-	w io.Writer
-	n int
+// complaint is the first error of a log, without names of this machine.
+func (f *File) complaint(log string) string {
+	for line := range strings.Lines(log) {
+		for _, level := range []string{"[error] ", "[fatal] "} {
+			if _, says, ok := strings.Cut(line, level); ok {
+				says = strings.ReplaceAll(strings.TrimSpace(says), "file:"+f.path, "it")
+				return strings.ToValidUTF8(says[:min(len(says), 200)], "")
+			}
+		}
+	}
+	return "it is broken"
 }
 
-func (l *limited) Write(p []byte) (int, error) {
-	keep := p[:min(len(p), l.n)]
-	l.n -= len(keep)
-	if _, err := l.w.Write(keep); err != nil {
-		return 0, err
-	}
+// A head keeps the first bytes written to it.
+type head struct {
+	kept bytes.Buffer // not embedded: its ReadFrom would keep all
+	left int
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	keep := p[:min(len(p), h.left)]
+	h.left -= len(keep)
+	h.kept.Write(keep)
 	return len(p), nil
 }
