@@ -24,6 +24,7 @@ import (
 	"imagebind-llm/retriever/flat"
 	"imagebind-llm/retriever/jobs"
 	"imagebind-llm/retriever/milvus"
+	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/server"
 	"imagebind-llm/retriever/source"
 	"imagebind-llm/retriever/store"
@@ -36,6 +37,9 @@ type options struct {
 	Store      string        `koanf:"store" help:"where rows are kept: embedded (exact, files in --data) or milvus"`
 	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
 	Keys       []string      `koanf:"keys" secret:"true" help:"bearer keys, any of which lets a request in; none: no check"`
+	Runners    []string      `koanf:"runners" help:"URLs of runners that rebuild jobs may have media embedded by; empty: none"`
+	RunnerKey  string        `koanf:"runner_key" secret:"true" help:"bearer key sent to them"`
+	RunnerWait time.Duration `koanf:"runner_timeout" help:"longest try of one request to them"`
 	MaxBody    int64         `koanf:"max_body" help:"largest request body, bytes"`
 	Grace      time.Duration `koanf:"grace" help:"how long requests under way may take after SIGTERM"`
 	LogFormat  string        `koanf:"log_format" help:"text or json, on stderr"`
@@ -58,14 +62,19 @@ type options struct {
 		Keep      int     `koanf:"keep" help:"finished jobs that are remembered"`
 		MinRecall float64 `koanf:"min_recall" help:"recall@10 that a new generation must reach, 0 to 1"`
 		MaxBad    float64 `koanf:"max_bad" help:"share of a source's rows that may be broken, 0 to 1"`
+		// Of rebuilds from media.
+		EmbedRequests int   `koanf:"embed_requests" help:"requests of a job to a runner under way at a time"`
+		EmbedBatch    int   `koanf:"embed_batch" help:"media of one such request, at most"`
+		EmbedFile     int64 `koanf:"embed_file" help:"largest medium that is sent to a runner, bytes"`
 	} `koanf:"jobs"`
 }
 
 func defaults() *options {
-	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", MaxBody: 64 << 20, Grace: 15 * time.Second,
+	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, Grace: 15 * time.Second,
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
 		MilvusNList: 1024, MilvusNProbe: 128, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
+	o.Jobs.EmbedRequests, o.Jobs.EmbedBatch, o.Jobs.EmbedFile = 3, 32, 32<<20
 	return o
 }
 
@@ -92,9 +101,11 @@ variable, as in RETRIEVER_SOURCE_ROOT; flags go over the environment, that over
 the file.`,
 		Example: `  retriever serve
   retriever serve --listen :8081 --data data/retriever --source-root demo
+  retriever serve --source-root demo --runners http://localhost:8080
   retriever serve --store milvus --milvus localhost:19530
   curl -X PUT localhost:8081/v1/collections/pets -d '{"dim": 1024}'
-  curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "features.npy"}}'`,
+  curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "features.npy"}}'
+  curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "photos", "runner": "http://localhost:8080"}}'`,
 		RunE: func(c *cobra.Command, _ []string) error { //nolint:contextcheck // cobra brings the context
 			if err := config.Load(c.Flags(), "RETRIEVER", o); err != nil {
 				return err
@@ -129,10 +140,26 @@ func (o *options) check() error {
 		return errors.New("--store milvus needs --milvus HOST:PORT")
 	case o.Data == "":
 		return errors.New("--data is empty; name a folder")
+	case o.RunnerWait <= 0:
+		return fmt.Errorf("--runner-timeout %v: it is longer than 0", o.RunnerWait)
+	case o.Jobs.EmbedRequests < 1 || o.Jobs.EmbedRequests > 64:
+		return fmt.Errorf("--jobs-embed-requests %d: it is 1 to 64", o.Jobs.EmbedRequests)
+	case o.Jobs.EmbedBatch < 1 || o.Jobs.EmbedBatch > 2048:
+		return fmt.Errorf("--jobs-embed-batch %d: it is 1 to 2048", o.Jobs.EmbedBatch)
+	case o.Jobs.EmbedFile < 1:
+		return fmt.Errorf("--jobs-embed-file %d: it is a number of bytes", o.Jobs.EmbedFile)
 	case o.MaxBody < 1:
 		return fmt.Errorf("--max-body %d: it is a number of bytes", o.MaxBody)
 	}
-	return nil
+	_, err := o.sources()
+	return err
+}
+
+// sources are what jobs may read.
+func (o *options) sources() (sources, error) {
+	rs, err := source.NewRunners(o.Runners, source.RunnerOptions{Key: o.RunnerKey, Timeout: o.RunnerWait,
+		Requests: o.Jobs.EmbedRequests, Batch: o.Jobs.EmbedBatch, File: o.Jobs.EmbedFile})
+	return sources{jobs.Root(o.SourceRoot), rs}, err
 }
 
 // open opens the store that the options name.
@@ -155,8 +182,11 @@ func (o *options) serve(ctx context.Context) (err error) {
 	if err := st.Ready(ctx); err != nil {
 		slog.Warn("the store is not ready; /readyz says when it is", "err", err)
 	}
-	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st,
-		Open: jobs.Root(o.SourceRoot).Open(open), Check: jobs.Root(o.SourceRoot).Check,
+	from, err := o.sources()
+	if err != nil {
+		return err
+	}
+	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st, Open: from.open, Check: from.check,
 		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
 	if err != nil {
 		return err
@@ -170,5 +200,31 @@ func (o *options) serve(ctx context.Context) (err error) {
 	return httpapi.Serve(ctx, o.Listen, s, o.Grace, s.Drain)
 }
 
-// open reads a source of features.
-func open(_ context.Context, path string) (jobs.Source, error) { return source.Open(path) }
+// sources are the folder that jobs may read, and the runners that they may ask.
+type sources struct {
+	root    jobs.Root
+	runners *source.Runners
+}
+
+// open reads a source of features, or of media.
+func (f sources) open(ctx context.Context, s retrieverapi.Source, scratch string) (jobs.Source, error) {
+	root, name, err := f.root.Find(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	if s.Runner != "" {
+		return f.runners.OpenMedia(ctx, root, name, s, scratch)
+	}
+	return source.Open(filepath.Join(root, name))
+}
+
+// check refuses what open would, as far as that is known when a job is submitted.
+func (f sources) check(s retrieverapi.Source) error {
+	if _, _, err := f.root.Find(s.Path); err != nil {
+		return err
+	}
+	if s.Runner == "" {
+		return nil
+	}
+	return f.runners.Check(s)
+}

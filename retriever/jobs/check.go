@@ -23,9 +23,8 @@ func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder
 		return err
 	}
 	total, dim := src.Rows(), src.Dim()
-	if bad := j.RowsFailed; float64(bad) > m.o.MaxBad*float64(total) {
-		return imagebind.Errorf(imagebind.Invalid, "%d of %d rows are broken, the first: row %d, %s; at most %.0f %% may be left out",
-			bad, total, j.RowErrors[0].Row, j.RowErrors[0].Message, 100*m.o.MaxBad)
+	if err := m.tooBad(j.Point, total); err != nil {
+		return err
 	}
 	if b.Rows() != j.Point.Stored {
 		return imagebind.Errorf(imagebind.Internal, "the generation holds %d rows, %d were stored", b.Rows(), j.Point.Stored)

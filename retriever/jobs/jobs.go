@@ -13,11 +13,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +42,14 @@ type Source interface {
 	Close() error
 }
 
+// A Made is a Source whose rows are made as they are read: embeddings of media.
+type Made interface {
+	Source
+	Model() string      // the id of the model that makes them
+	Hash() string       // of what they are made from; it differs once that did
+	Why(row int) string // why a row that was read has no vector; "" where it has
+}
+
 // A Builds starts new generations. Stores are.
 type Builds interface {
 	Build(ctx context.Context, name string, spec store.Spec, job string) (store.Builder, error)
@@ -48,19 +59,20 @@ type Builds interface {
 type Options struct {
 	Dir   string // of the job files, made when absent
 	Store Builds
-	// Open opens the source at a path that a request named; it refuses paths
-	// that it must not read.
-	Open func(ctx context.Context, path string) (Source, error)
+	// Open opens the source that a request named; it refuses paths that it must
+	// not read, and runners that it must not ask. It may keep what it makes in the
+	// file scratch, which is there again when the job goes on and goes with it.
+	Open func(ctx context.Context, s retrieverapi.Source, scratch string) (Source, error)
 	// Check, where set, is asked when a job is submitted: its error refuses the
 	// job at once, where Open would fail it later.
-	Check func(path string) error
+	Check func(s retrieverapi.Source) error
 
 	MaxQueued  int           // jobs that wait; more are refused as Busy. Default 16
 	Keep       int           // finished jobs that are remembered. Default 100
 	Checkpoint time.Duration // between durable points of a copy. Default 2 s
 	MinRecall  float64       // recall@10 that a new generation must reach. Default 0.9
 	MaxBad     float64       // share of the rows that may be left out. Default 0.1
-	Attempts   int           // tries when the store is away. Default 5
+	Attempts   int           // tries without progress when the store or a runner is away. Default 5
 	Backoff    time.Duration // before the second try, doubled each time. Default 2 s
 }
 
@@ -77,7 +89,8 @@ const (
 // A job is a Job with what only this package needs.
 type job struct {
 	retrieverapi.Job
-	Point point `json:"point"` // the last durable one; the copy may be further
+	Point point  `json:"point"`                 // the last durable one; the copy may be further
+	Hash  string `json:"source_hash,omitempty"` // of a Made
 	// Cancelled says that a cancel was asked for, so that it holds through a restart.
 	Cancelled bool `json:"cancel_asked,omitempty"`
 
@@ -132,7 +145,28 @@ func Open(o Options) (*Manager, error) {
 		j.State, j.Phase, j.Rate, j.ETA = retrieverapi.JobQueued, "queued", 0, nil
 		m.queue = append(m.queue, j.ID)
 	}
-	return m, nil
+	return m, m.sweep()
+}
+
+// scratch is the file of a job's source.
+func (m *Manager) scratch(id string) string { return filepath.Join(m.o.Dir, id+".rows") }
+
+// sweep removes the scratch files of jobs that are over: a kill may come
+// between a job's end and that of its file.
+func (m *Manager) sweep() error {
+	files, err := filepath.Glob(m.scratch("*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if j := m.jobs[strings.TrimSuffix(filepath.Base(f), ".rows")]; j != nil && !j.Over() {
+			continue
+		}
+		if err := os.Remove(f); err != nil {
+			return fmt.Errorf("job folder: %w", err)
+		}
+	}
+	return nil
 }
 
 // sorted lists the jobs, oldest first. Their ids are in order of creation.
@@ -177,13 +211,13 @@ func (m *Manager) Submit(r retrieverapi.JobRequest) (retrieverapi.Job, error) {
 	switch {
 	case r.Type != retrieverapi.JobRebuild:
 		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "type %q: the one type of job is %q", r.Type, retrieverapi.JobRebuild), "type")
-	case r.Source.Runner != "":
-		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Unsupported, "this retriever does not embed media through a runner yet; give a source of ready features, {\"path\": P}"), "source.runner")
 	case r.Source.Path == "":
-		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "source.path is missing: a file or folder of features under --source-root"), "source.path")
+		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "source.path is missing: a file or folder under --source-root, of features, or of media with source.runner"), "source.path")
+	case r.Source.Runner == "" && (r.Source.Modality != "" || len(r.Source.Params) > 0):
+		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "source.modality and source.params are of media, which source.runner embeds; features have none"), "source.runner")
 	}
 	if m.o.Check != nil {
-		if err := m.o.Check(r.Source.Path); err != nil {
+		if err := m.o.Check(r.Source); err != nil {
 			return none, imagebind.WithParam(err, "source.path")
 		}
 	}
@@ -309,7 +343,7 @@ func (m *Manager) Cancel(ctx context.Context, id string) (retrieverapi.Job, erro
 
 // end records how the job came out.
 func (m *Manager) end(j *job, state string, cause error) error {
-	return m.update(j, true, func(j *job) {
+	err := m.update(j, true, func(j *job) {
 		now := time.Now().UTC()
 		j.State, j.FinishedAt, j.ETA = state, &now, nil
 		if state == retrieverapi.JobDone {
@@ -319,6 +353,10 @@ func (m *Manager) end(j *job, state string, cause error) error {
 			j.Error = imagebind.MessageOf(cause)
 		}
 	})
+	if e := os.Remove(m.scratch(j.ID)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // Run works through the queue until ctx ends. A job under way then keeps its
@@ -367,11 +405,15 @@ func (m *Manager) run(ctx context.Context, j *job) {
 	}
 	log.Info("job starts", "resumed", j.Resumed)
 	for try := 1; err == nil; try++ {
+		before := j.Point.Position
 		err = m.rebuild(work, j)
+		if j.Point.Position > before {
+			try = 1
+		}
 		if err == nil || work.Err() != nil || try >= m.o.Attempts || imagebind.KindOf(err) != imagebind.Unavailable {
 			break
 		}
-		log.Warn("the store is away; the job goes on later", "try", try, "err", err)
+		log.Warn("the store or the runner is away; the job goes on later", "try", try, "err", err)
 		select {
 		case <-work.Done():
 		case <-time.After(m.o.Backoff << (try - 1)):

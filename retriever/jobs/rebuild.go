@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,7 +32,7 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	src, err := m.o.Open(ctx, j.Source.Path)
+	src, err := m.o.Open(ctx, j.Source, m.scratch(j.ID))
 	if err != nil {
 		return fmt.Errorf("open %s: %w", j.Source.Path, err)
 	}
@@ -39,12 +40,16 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if src.Rows() == 0 {
 		return imagebind.Errorf(imagebind.Invalid, "%s holds no rows", j.Source.Path)
 	}
-	if j.Checks != nil && j.Checks.Dim != src.Dim() || j.RowsTotal != 0 && j.RowsTotal != src.Rows() {
-		return imagebind.Errorf(imagebind.Conflict, "%s changed while the job was at it", j.Source.Path)
+	hash, model := "", j.Model
+	if made, ok := src.(Made); ok {
+		hash, model = made.Hash(), cmp.Or(j.Model, made.Model())
+	}
+	if j.Checks != nil && (j.Checks.Dim != src.Dim() || j.Hash != hash) || j.RowsTotal != 0 && j.RowsTotal != src.Rows() {
+		return imagebind.Errorf(imagebind.Conflict, "%s, or the model that embeds it, changed while the job was at it; start another", j.Source.Path)
 	}
 	// The dim stands in the file before the builder exists, so that abort finds it.
 	if err := m.update(j, true, func(j *job) {
-		j.RowsTotal = src.Rows()
+		j.RowsTotal, j.Hash, j.Model = src.Rows(), hash, model
 		if j.Checks == nil {
 			j.Checks = &retrieverapi.Checks{Dim: src.Dim()}
 		}
@@ -102,6 +107,19 @@ func fault(r store.Row, dim int) string {
 	return ""
 }
 
+// tooBad is an error once p's broken rows are more than may be left out: that
+// share of them all, or the first 100 without a good one among them.
+func (m *Manager) tooBad(p point, total int) error {
+	if float64(p.Failed) > m.o.MaxBad*float64(total) {
+		return imagebind.Errorf(imagebind.Invalid, "%d of %d rows are broken, the first: row %d, %s; at most %.0f %% may be left out",
+			p.Failed, total, p.Errors[0].Row, p.Errors[0].Message, 100*m.o.MaxBad)
+	}
+	if p.Stored == 0 && p.Failed >= 100 {
+		return imagebind.Errorf(imagebind.Invalid, "the first %d rows are all broken, the first: %s", p.Failed, p.Errors[0].Message)
+	}
+	return nil
+}
+
 // resume finds where in the source the copy goes on: behind the b.Rows() first
 // good rows. The job's durable point is at or before it, unless the builder
 // lost rows; then the search begins at the source's first row.
@@ -119,7 +137,7 @@ func (m *Manager) resume(ctx context.Context, j *job, src Source, b store.Builde
 		if err != nil {
 			return p, err
 		}
-		p.sift(rows, src.Dim(), b.Rows()-p.Stored)
+		p.sift(src, rows, b.Rows()-p.Stored)
 	}
 	return p, nil
 }
@@ -138,17 +156,21 @@ func read(ctx context.Context, src Source, at int) ([]store.Row, error) {
 	return rows, nil
 }
 
-// sift moves p over rows, which begin at p.Position, as far as limit good
-// ones; those it returns. It counts norms and lists the bad.
-func (p *point) sift(rows []store.Row, dim, limit int) []store.Row {
+// sift moves p over rows of src, which begin at p.Position, as far as limit
+// good ones; those it returns. It counts norms and lists the bad.
+func (p *point) sift(src Source, rows []store.Row, limit int) []store.Row {
+	made, _ := src.(Made)
 	good := make([]store.Row, 0, min(limit, len(rows)))
 	for _, r := range rows {
 		if len(good) == limit {
 			break
 		}
-		if why := fault(r, dim); why != "" {
+		if why := fault(r, src.Dim()); why != "" {
 			p.Failed++
 			if len(p.Errors) < maxRowErrors {
+				if made != nil {
+					why = cmp.Or(made.Why(p.Position), why)
+				}
 				p.Errors = append(p.Errors, retrieverapi.RowError{Row: p.Position, Message: why})
 			}
 		} else {
@@ -176,7 +198,11 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 	if err != nil {
 		return err
 	}
-	if err := m.update(j, true, func(j *job) { j.Phase = "copy"; j.tell(p) }); err != nil {
+	phase := "copy"
+	if _, ok := src.(Made); ok {
+		phase = "embed"
+	}
+	if err := m.update(j, true, func(j *job) { j.Phase = phase; j.tell(p) }); err != nil {
 		return err
 	}
 	began, first := time.Now(), p.Position
@@ -190,13 +216,16 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 			return err
 		}
 		next := p
-		good := next.sift(rows, src.Dim(), len(rows))
+		good := next.sift(src, rows, len(rows))
 		if len(good) > 0 {
 			if err := b.Append(ctx, good); err != nil {
 				return fmt.Errorf("store rows %d to %d: %w", p.Position, next.Position, err)
 			}
 		}
 		p = next
+		if err := m.tooBad(p, src.Rows()); err != nil {
+			return errors.Join(err, m.update(j, false, func(j *job) { j.tell(p) }))
+		}
 		now := time.Now()
 		if now.Sub(told) >= progressTick {
 			told = now

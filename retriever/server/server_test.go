@@ -46,9 +46,16 @@ func newSite(t *testing.T, dir string, o Options) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open := func(ctx context.Context, path string) (jobs.Source, error) { return source.Open(path) }
 	root := jobs.Root(filepath.Join(dir, "sources"))
-	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: root.Open(open), Check: root.Check})
+	open := func(_ context.Context, s retrieverapi.Source, _ string) (jobs.Source, error) {
+		at, name, err := root.Find(s.Path)
+		if err != nil {
+			return nil, err
+		}
+		return source.Open(filepath.Join(at, name))
+	}
+	check := func(s retrieverapi.Source) error { _, _, err := root.Find(s.Path); return err }
+	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: open, Check: check})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +253,7 @@ func TestRefusals(t *testing.T) {
 		{"body too large", "POST", vectors, `{"items":[{"id":"` + strings.Repeat("x", 4096) + `"}]}`, 413, "4096"},
 		{"no ids", "DELETE", vectors, `{"ids":[]}`, 400, "0 ids"},
 		{"job type", "POST", "/v1/jobs", `{"type":"x","collection":"c","source":{"path":"a"}}`, 400, "rebuild"},
-		{"job through a runner", "POST", "/v1/jobs", `{"type":"rebuild","collection":"c","source":{"runner":"http://r","path":"a"}}`, 415, "runner"},
+		{"modality without a runner", "POST", "/v1/jobs", `{"type":"rebuild","collection":"c","source":{"modality":"depth","path":"a"}}`, 400, "runner"},
 		{"no job", "GET", "/v1/jobs/none", "", 404, "none"},
 		{"no job's events", "GET", "/v1/jobs/none/events", "", 404, "none"},
 	}
