@@ -61,14 +61,14 @@ var signatures = []signature{
 	{media: "model/ply", magic: "ply\r\n"},
 	{media: "model/gltf-binary", magic: "glTF"},
 	{media: "model/pcd", magic: "# .PCD"},
-	{media: "model/pcd", and: func(d []byte) bool { return begins(d, pcdHead) }}, // without that comment
 	{media: "model/stl", magic: "solid", and: func(d []byte) bool { return begins(d, stlHead) }},
+	{media: "audio/aac", magic: "\xff", and: func(d []byte) bool { return len(d) > 6 && d[1]&0xf6 == 0xf0 }}, // ADTS: layer 0
+	{media: "audio/mpeg", magic: "\xff", and: mpegFrame},
+	{media: "model/pcd", and: func(d []byte) bool { return begins(d, pcdHead) }}, // without that comment
 	{media: "model/stl", and: func(d []byte) bool { // binary has no magic: a title of 80 bytes, a count, 50 bytes each
 		return len(d) > 84 && int64(len(d)-84) == 50*int64(binary.LittleEndian.Uint32(d[80:]))
 	}},
 	{media: "model/obj", and: func(d []byte) bool { return begins(d, objHead) }},
-	{media: "audio/aac", magic: "\xff", and: func(d []byte) bool { return len(d) > 6 && d[1]&0xf6 == 0xf0 }}, // ADTS: layer 0
-	{media: "audio/mpeg", magic: "\xff", and: mpegFrame},
 }
 
 // What texts that describe points have near their beginning.

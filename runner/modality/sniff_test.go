@@ -14,7 +14,7 @@ func TestSniffFiles(t *testing.T) {
 	media := map[string]string{
 		".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp", ".bmp": "image/bmp", ".tiff": "image/tiff",
 		".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".m4a": "audio/mp4", ".mka": "video/x-matroska",
-		".gz": "application/gzip", ".json": "text/plain", ".md": "text/plain",
+		".gz": "application/gzip", ".obj": "model/obj", ".npy": "application/x-npy", ".json": "text/plain", ".md": "text/plain",
 	}
 	n := 0
 	for _, pattern := range []string{"*/testdata/*", "*/testdata/*/*", "text/*.gz"} {
@@ -65,6 +65,21 @@ func TestSniff(t *testing.T) {
 		{"RIFF\x00\x00", "application/octet-stream"},
 		{"BM for short", "text/plain"},
 		{"MM\x00*", "image/tiff"},
+		{"ply\nformat ascii 1.0\n", "model/ply"},
+		{"ply\r\nformat", "model/ply"},
+		{"plywood", "text/plain"},
+		{"# .PCD v.7\n", "model/pcd"},
+		{"# made by hand\nVERSION .7\nFIELDS x y z\n", "model/pcd"},
+		{"VERSION .7\n", "text/plain"},
+		{"glTF\x02\x00\x00\x00", "model/gltf-binary"},
+		{"solid a\n  facet normal 0 0 1\n", "model/stl"},
+		{"solid advice", "text/plain"},
+		{"solid" + strings.Repeat("\x00", 75) + "\x01\x00\x00\x00" + strings.Repeat("\x00", 50), "model/stl"},
+		{strings.Repeat("\x00", 80) + "\x01\x00\x00\x00" + strings.Repeat("\x00", 49), "application/octet-stream"},
+		{"# by hand\nmtllib a.mtl\nv 1 -2e-3 .5\n", "model/obj"},
+		{"see v 1 2 3", "text/plain"},
+		{"v 1 2", "text/plain"},
+		{"1 2 3\n", "text/plain"},
 	} {
 		if got := modality.Sniff([]byte(tt.data)); got != tt.want {
 			t.Errorf("%q is %s, want %s", tt.data[:min(len(tt.data), 20)], got, tt.want)

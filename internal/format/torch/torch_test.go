@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
 )
@@ -219,6 +220,40 @@ func TestTypes(t *testing.T) {
 		if got, err := f.Tensors()[0].Floats(); err != nil || !slices.Equal(got, []float32{1, -2}) {
 			t.Errorf("%s: %v (%v)", typ, got, err)
 		}
+	}
+}
+
+// TestParse reads a tensor alone from memory, and refuses a pickle that its zip
+// makes larger than the whole file.
+func TestParse(t *testing.T) {
+	var p pickler
+	p.op(opProto, 2)
+	p.tensor("FloatStorage", "0", 6, 0, []int{2, 3}, []int{3, 1})
+	p.op(opStop)
+	f, err := Parse(file(t, p.Bytes(), map[string][]byte{"0": f32(6)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, ok := f.Tensor("")
+	if !ok || len(f.Tensors()) != 1 {
+		t.Fatalf("tensors %v", f.Tensors())
+	}
+	if got, err := x.Floats(); err != nil || !slices.Equal(got, []float32{0, 1, 2, 3, 4, 5}) {
+		t.Errorf("%v (%v)", got, err)
+	}
+
+	bomb := append(bytes.Repeat([]byte{opNone, opPop}, 1<<16), opStop)
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("x/data.pkl") // compressed
+	if err == nil {
+		_, err = w.Write(bomb)
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(b.Bytes()); imagebind.KindOf(err) != imagebind.Invalid || !strings.Contains(err.Error(), "more than the") {
+		t.Errorf("a pickle of %d bytes in %d: %v", len(bomb), b.Len(), err)
 	}
 }
 

@@ -31,7 +31,7 @@ func readPT(data []byte, w want) (cloud, error) {
 	return readArray(t[0], w)
 }
 
-// readArray takes a batch of one, [1, N, C], too.
+// readArray takes a batch of one, [1, N, C], too. Values are read as float32.
 func readArray(t format.Tensor, w want) (cloud, error) {
 	shape := t.Shape
 	if len(shape) == 3 && shape[0] == 1 {

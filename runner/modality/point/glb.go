@@ -195,7 +195,7 @@ func place(m, t, r, s []float64) (matrix, error) {
 		}
 		return v
 	}
-	if m != nil && len(m) == 16 {
+	if len(m) == 16 {
 		return matrix(m), nil
 	}
 	t, r, s = given(t, 0, 0, 0), given(r, 0, 0, 0, 1), given(s, 1, 1, 1)

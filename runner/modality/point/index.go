@@ -23,11 +23,9 @@ type leaf struct {
 	lo, hi   [3]float32
 }
 
-// Points of a leaf: about as many as there are leaves to look at, and not so
-// few that a box costs more than its points.
 const (
-	fewest = 32
-	boxes  = 1024
+	fewest = 32   // points of a leaf: with fewer, boxes cost more than they save
+	boxes  = 1024 // leaves at most: every search looks at all boxes
 )
 
 // newIndex copies points [N, 3].

@@ -97,7 +97,8 @@ type cloud struct {
 //
 // A cloud of more than 8192 points is thinned out to as many farthest points,
 // as the training data was (ULIP, data/dataset_3d.py), and one of fewer is taken
-// as it is. Options.Reference neither thins out nor normalises by itself.
+// as it is; start counts the points that are left. Options.Reference never
+// thins out, and normalises only when asked to.
 func Read(ctx context.Context, data []byte, o modality.Options) (imagebind.Tensor, error) {
 	c, err := decode(data, o)
 	if err != nil {
@@ -151,21 +152,30 @@ func decode(data []byte, o modality.Options) (cloud, error) {
 		return cloud{}, err
 	case err != nil:
 		return cloud{}, foreign.Broken(format.name, err)
-	case len(c.points) == 0:
-		return cloud{}, imagebind.Errorf(imagebind.Invalid, "the %s file holds no points", format.name)
 	}
-	for i, v := range c.points {
-		if !(v >= -farthest && v <= farthest) { // NaN too
-			return cloud{}, imagebind.Errorf(imagebind.Invalid, "point %d of the %s file, counted from 0, has the coordinate %v; all must be finite and within ±%g", i/3, format.name, v, farthest)
-		}
-	}
-	for i, at := range c.faces {
-		if at < 0 || int(at) >= len(c.points)/3 {
-			return cloud{}, imagebind.Errorf(imagebind.Invalid, "triangle %d of the %s file, counted from 0, has the corner %d; the file has %d vertices", i/3, format.name, at, len(c.points)/3)
-		}
+	if err := c.check(format.name); err != nil {
+		return cloud{}, err
 	}
 	if w.faces || c.mesh && !said {
 		c.points = surface(c, trained)
 	}
 	return c, nil
+}
+
+// check returns an error unless there are points, all finite, and every face has its corners.
+func (c cloud) check(format string) error {
+	if len(c.points) == 0 {
+		return imagebind.Errorf(imagebind.Invalid, "the %s file holds no points", format)
+	}
+	for i, v := range c.points {
+		if !(v >= -farthest && v <= farthest) { // NaN too
+			return imagebind.Errorf(imagebind.Invalid, "point %d of the %s file, counted from 0, has the coordinate %v; all must be finite and within ±%g", i/3, format, v, farthest)
+		}
+	}
+	for i, at := range c.faces {
+		if at < 0 || int(at) >= len(c.points)/3 {
+			return imagebind.Errorf(imagebind.Invalid, "triangle %d of the %s file, counted from 0, has the corner %d; the file has %d vertices", i/3, format, at, len(c.points)/3)
+		}
+	}
+	return nil
 }
