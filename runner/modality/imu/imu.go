@@ -1,7 +1,7 @@
 // Package imu turns recordings of an accelerometer and a gyroscope into the
-// input of ImageBind's IMU encoder. The reference has no loader for them
-// (facebookresearch/ImageBind issues 48, 66 and 131, all unanswered), so the
-// rules here are put together from what its authors published:
+// input of ImageBind's IMU encoder. The reference has no loader for them (issues
+// 48, 66 and 131 of facebookresearch/ImageBind ask for one), so the rules here
+// are put together from what its authors published:
 //
 //   - A clip is 5 s long and 2000 steps, hence 400 Hz: the ImageBind paper
 //     (arXiv 2305.05665), "Implementation details" and appendix B.1.

@@ -103,7 +103,8 @@ func TestReadGolden(t *testing.T) {
 	}
 }
 
-// TestSame reads one trace in every way of writing it.
+// TestSame reads one trace in every way of writing it. Times and their mean rate
+// are rounded, those since 1970 to 256 ns; units to float32.
 func TestSame(t *testing.T) {
 	x := signal(60)
 	var turned [channels][]float32 // gyroscope first
@@ -136,26 +137,32 @@ func TestSame(t *testing.T) {
 		tol  float64
 	}{
 		{"npy [6, N] float32", golden.Bytes(t, "testdata/channels_first_f4.npy"), rate, 0},
-		{"npy [6, N] float16", golden.Bytes(t, "testdata/channels_first_f2.npy"), rate, 0.13}, // an eighth at 256
+		{"npy [6, N] float16", golden.Bytes(t, "testdata/channels_first_f2.npy"), rate, 0}, // an eighth of up to 256 takes 11 bits
 		{"npy [N, 6] float64", golden.Bytes(t, "testdata/channels_last_f8.npy"), rate, 0},
-		{"numpy.savetxt, commented header", golden.Bytes(t, "testdata/savetxt.txt"), nil, 1e-3},
-		{"seconds", table("time,ax,ay,az,gx,gy,gz\n", ",", x, at), nil, 1e-3},
-		{"seven columns, blanks", table("# walk 3\n\n", "   ", x, at), nil, 1e-3},
-		{"tabs", table("", "\t", x, at), nil, 1e-3},
-		{"BOM, semicolons, quotes, CRLF, empty lines", []byte(crlf), nil, 1e-3},
-		{"milliseconds by size", table("timestamp,accX,accY,accZ,gyrX,gyrY,gyrZ\n", ",", x, every(20, 0)), nil, 1e-3},
-		{"microseconds by size", table("", ",", x, every(20000, 17e9)), nil, 1e-3},
-		{"nanoseconds since 1970", table(euroc, ",", turned, every(20e6, 17e17)), nil, 0.05},
-		{"ROS", table("time,angular_velocity.x,angular_velocity.y,angular_velocity.z,linear_acceleration.x,linear_acceleration.y,linear_acceleration.z\n", ",", turned, at), nil, 1e-3},
+		{"numpy.savetxt, commented header", golden.Bytes(t, "testdata/savetxt.txt"), nil, 1e-4},
+		{"seconds", table("time,ax,ay,az,gx,gy,gz\n", ",", x, at), nil, 1e-4},
+		{"seven columns, blanks", table("# walk 3\n\n", "   ", x, at), nil, 1e-4},
+		{"tabs", table("", "\t", x, at), nil, 1e-4},
+		{"tabs, samples without time", table("time\tax\tay\taz\tgx\tgy\tgz\n\t1\t2\t3\t4\t5\t6\nNULL\t1\t2\t3\t4\t5\t6\n", "\t", x, at), nil, 1e-4},
+		{"BOM, semicolons, quotes, CRLF, empty lines", []byte(crlf), nil, 1e-4},
+		{"milliseconds by size", table("timestamp,accX,accY,accZ,gyrX,gyrY,gyrZ\n", ",", x, every(20, 0)), nil, 1e-4},
+		{"microseconds by size", table("", ",", x, every(20000, 17e9)), nil, 1e-4},
+		{"nanoseconds since 1970", table(euroc, ",", turned, every(20e6, 17e17)), nil, 1e-4},
+		{"ROS", table("time,angular_velocity.x,angular_velocity.y,angular_velocity.z,linear_acceleration.x,linear_acceleration.y,linear_acceleration.z\n", ",", turned, at), nil, 1e-4},
 		{"rate instead of times", table("clock,time,ax,ay,az,gx,gy,gz\n", ",", x, func(int) string { return "a,noon" }), rate, 0},
-		{"g and degrees by parameter", table("", ",", scaled([2]float64{g, degree}), nil), modality.Params{"rate": 50, "acc_in_g": 1, "gyro_in_degrees": 1}, 1e-3},
-		{"g and degrees by header", table("ax (g),ay (g),az (g),gyro_x_dps,gyro_y_dps,gyro_z_dps\n", ",", scaled([2]float64{g, degree}), nil), rate, 1e-3},
-		{"g by both", table("ax [g],ay [g],az [g],gx,gy,gz\n", ",", scaled([2]float64{g, 1}), nil), modality.Params{"rate": 50, "acc_in_g": 1}, 1e-3},
+		{"g and degrees by parameter", table("", ",", scaled([2]float64{g, degree}), nil), modality.Params{"rate": 50, "acc_in_g": 1, "gyro_in_degrees": 1}, 1e-4},
+		{"g and degrees by header", table("ax (g),ay (g),az (g),gyro_x_dps,gyro_y_dps,gyro_z_dps\n", ",", scaled([2]float64{g, degree}), nil), rate, 1e-4},
+		{"g by both", table("ax [g],ay [g],az [g],gx,gy,gz\n", ",", scaled([2]float64{g, 1}), nil), modality.Params{"rate": 50, "acc_in_g": 1}, 1e-4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Logf("off by %.2g", golden.Close(t, read(t, tt.data, tt.p), want, tt.tol))
 		})
 	}
+	eighths := read(t, golden.Bytes(t, "testdata/channels_last_i2.npy"), rate)
+	for i := range eighths {
+		eighths[i] /= 8
+	}
+	golden.Close(t, eighths, want, 0)
 }
 
 // made is a trace of the given functions of seconds; missing ones are 0.

@@ -63,11 +63,16 @@ func init() {
 	}
 }
 
+const longestName = 100 // bytes, of a name that is looked at
+
 // meaning returns what a column of that name holds, and how many m/s², rad/s or
 // s its unit is, 0 where none is named: behind the name, as in time_ms, or in
 // brackets, as in "Acc X (m/s²)". Case and signs are not looked at. An unknown
 // name is an extra column; an unknown unit is Invalid.
 func meaning(name string) (what int, factor float64, err error) {
+	if len(name) > longestName {
+		return extraColumn, 0, nil
+	}
 	plain, bracketed, boxed := unbox(name)
 	key := squeeze(plain)
 	what = named(key)
@@ -94,6 +99,16 @@ func meaning(name string) (what int, factor float64, err error) {
 		return 0, 0, imagebind.Errorf(imagebind.Invalid, "the unit of the column %.60q is not understood; s, ms, us, ns, m/s², g, rad/s and deg/s are", name)
 	}
 	return what, u.factor, nil
+}
+
+// isChannel says whether name is that of a channel, whatever its unit.
+func isChannel(name string) bool {
+	if len(name) > longestName {
+		return false
+	}
+	plain, _, _ := unbox(name)
+	what := named(squeeze(plain))
+	return what != extraColumn && what != timeColumn
 }
 
 // suffixed is the meaning of a squeezed name with a unit behind it.
@@ -144,9 +159,11 @@ func unbox(name string) (plain, bracketed string, boxed bool) {
 	return name[:i] + name[i+n+1:], name[i+1 : i+n], true
 }
 
+var plainLetters = strings.NewReplacer("²", "2", "°", "deg", "µ", "u", "μ", "u")
+
 // squeeze returns the letters and digits of s, in lower case.
 func squeeze(s string) string {
-	s = strings.NewReplacer("²", "2", "°", "deg", "µ", "u", "μ", "u").Replace(strings.ToLower(s))
+	s = plainLetters.Replace(strings.ToLower(s))
 	return strings.Map(func(r rune) rune {
 		if unicode.IsLetter(r) || unicode.IsDigit(r) {
 			return r

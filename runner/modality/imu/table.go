@@ -24,36 +24,33 @@ type layout struct {
 // commas or blanks, whichever of these the first line has, in this order.
 // Without a header they are the accelerometer's x, y, z and the gyroscope's,
 // with the time before them where there are seven. With one, columns of any
-// order and further ones. Lines behind a # are comments, but for a header before
-// the samples, which numpy and EuRoC write so. Samples whose time is missing are
-// left out, as Ego4D's are where its video was cut.
+// order and further ones. Lines behind a # are comments, but for the last before
+// the samples where that is a header, as numpy and EuRoC write it. Samples whose
+// time is missing are left out, as Ego4D's are where its video was cut.
 func decodeTable(ctx context.Context, text string, o modality.Options) (trace, error) {
 	var (
-		t            trace
-		l            *layout // nil until the first line that is no comment
-		sep          byte
-		row, comment []string
-		limit        = most(o)
+		t       trace
+		l       *layout // nil until the first line that is no comment
+		sep     byte
+		comment string // the last before that
+		row     []string
+		limit   = most(o)
 	)
 	text = strings.TrimPrefix(text, "\ufeff")
 	for n := 1; len(text) > 0; n++ {
 		var line string
 		line, text, _ = strings.Cut(text, "\n")
-		if line = strings.TrimSpace(line); line == "" {
+		if line = strings.Trim(line, " \r"); strings.TrimSpace(line) == "" {
 			continue
 		}
 		if line[0] == '#' {
-			if l == nil {
-				if c := fields(nil, line[1:], separator(line)); namesChannel(c) {
-					comment = c
-				}
-			}
+			comment = line[1:]
 			continue
 		}
 		if l == nil {
 			sep = separator(line)
 			row = fields(row, line, sep)
-			found, header, err := first(row, comment)
+			found, header, err := first(row, fields(nil, comment, separator(comment)))
 			if err != nil {
 				return trace{}, err
 			}
@@ -82,8 +79,7 @@ func decodeTable(ctx context.Context, text string, o modality.Options) (trace, e
 }
 
 // first returns the layout of a table whose first line is row, and whether that
-// is a header. A comment that names channels is one too, where it has as many
-// fields.
+// is a header. The comment before it is one where it names channels.
 func first(row, comment []string) (l layout, isHeader bool, err error) {
 	if slices.ContainsFunc(row, func(s string) bool {
 		_, err := strconv.ParseFloat(s, 64)
@@ -92,25 +88,22 @@ func first(row, comment []string) (l layout, isHeader bool, err error) {
 		l, err = header(row)
 		return l, true, err
 	}
-	switch {
-	case len(comment) == len(row):
+	if slices.ContainsFunc(comment, isChannel) {
 		l, err = header(comment)
-		return l, false, err
-	case len(row) == channels:
+		switch {
+		case len(comment) == len(row):
+			return l, false, err
+		case err == nil:
+			return l, false, imagebind.Errorf(imagebind.Invalid, "the comment before the samples names %d columns, and they have %d: %.200q", len(comment), len(row), strings.Join(comment, " "))
+		}
+	}
+	switch len(row) {
+	case channels:
 		return layout{width: channels, at: [...]int{0, 1, 2, 3, 4, 5, -1}}, false, nil
-	case len(row) == channels+1:
+	case channels + 1:
 		return layout{width: channels + 1, at: [...]int{1, 2, 3, 4, 5, 6, 0}}, false, nil
 	}
 	return l, false, imagebind.Errorf(imagebind.Invalid, "the motion trace has %d columns and no header; without one they are accelerometer x, y, z, gyroscope x, y, z, and before them the time, or none", len(row))
-}
-
-// namesChannel says whether one of a line's fields is the name of a channel.
-func namesChannel(row []string) bool {
-	return slices.ContainsFunc(row, func(s string) bool {
-		plain, _, _ := unbox(s)
-		what := named(squeeze(plain))
-		return what >= 0 && what < channels
-	})
 }
 
 // header returns the layout that the names of columns give. Of several times
