@@ -208,7 +208,7 @@ func TestClips(t *testing.T) {
 		{"wmv.asf", append(lavfi("10", 4.1), "-c:v", "wmv2", "-q:v", "1"), modality.Options{}, track},
 		{"25.mpg", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), modality.Options{}, [][2]int{{0, 49}, {5, 54}, {10, 59}, {15, 64}, {20, 69}}},
 		{"25.ts", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), modality.Options{}, [][2]int{{0, 49}, {5, 54}, {10, 59}, {15, 64}, {20, 69}}},
-		{"slowing.mkv", append(lavfi("10", 3), "-vf", slowing, "-vsync", "passthrough", "-c:v", "ffv1"), modality.Options{}, // until 6.5 s
+		{"slowing.mkv", append(lavfi("10", 3), "-vf", slowing, "-c:v", "ffv1"), modality.Options{}, // until 6.5 s
 			[][2]int{{0, 19}, {9, 21}, {18, 23}, {22, 25}, {24, 27}}},
 		{"short.mp4", append(lavfi("10", 1.2), "-c:v", "mpeg4", "-q:v", "1"), modality.Options{}, five(0, 11)},
 		{"one_frame.mp4", append(lavfi("10", 0.1), "-c:v", "mpeg4", "-q:v", "1"), modality.Options{}, five(0, 0)},
@@ -246,7 +246,7 @@ func TestPixels(t *testing.T) {
 		}
 		for i, v := range got.Floats {
 			c := i / (2 * Side * Side) % 3
-			if grey := float64(v*std[c]+mean[c]) * 255; !(math.Abs(grey-128) < 2.1) { // 8-bit luma has 219 steps
+			if grey := float64(v*std[c]+mean[c]) * 255; !(math.Abs(grey-128) < 3) { // 8-bit luma has 219 steps, and versions round apart
 				t.Errorf("%v: value %d is %g, want 128", tt, i, grey)
 				break
 			}

@@ -52,7 +52,7 @@ func (f *File) Survey(ctx context.Context, upright bool, most int) (*Video, erro
 		return nil, imagebind.Errorf(imagebind.Invalid, "the file (%s) has no video", f.media)
 	case err != nil:
 		return nil, err
-	case v.W <= 0 || v.H <= 0 || v.Tick == nil || len(v.PTS) == 0 && !missing:
+	case v.W <= 0 || v.H <= 0 || v.Tick == nil || v.Tick.Sign() <= 0 || len(v.PTS) == 0 && !missing:
 		return nil, imagebind.Errorf(imagebind.Invalid, "the file (%s) has a video without frames", f.media)
 	}
 	if upright && sideways(log) {
@@ -233,15 +233,19 @@ func (f *File) Frames(ctx context.Context, v *Video, pts []int64, each func(i in
 	return nil
 }
 
-// output are the options that write the frames shown at pts: each once,
-// whatever their rate, and all of one size.
+// output are the options that write the frames shown at pts, each once and all
+// of one size. ffmpeg repeats and drops frames to keep the rate of its output,
+// and versions differ in the option that forbids it: so the rate is set to one
+// frame in 100,000 seconds, and the frames to come as slowly.
 func (v *Video) output(pts []int64) []string {
-	var want []string
+	var chosen, rank []string
 	for _, p := range pts {
-		want = append(want, fmt.Sprintf("eq(pts,%d)", p))
+		chosen = append(chosen, fmt.Sprintf("eq(pts,%d)", p))
+		rank = append(rank, fmt.Sprintf("gte(PTS,%d)", p))
 	}
-	filter := fmt.Sprintf("select='(%s)*not(eq(pts,prev_selected_pts))',scale=%d:%d,settb=1/25,setpts=N", strings.Join(want, "+"), v.W, v.H)
-	return []string{"-map", "0:V:0", "-frames:v", fmt.Sprint(len(pts)), "-vf", filter, "-r", "25", "-pix_fmt", "rgb24", "-f", "rawvideo"}
+	filter := fmt.Sprintf("select='(%s)*not(eq(pts,prev_selected_pts))',scale=%d:%d,setpts='(%s)*100000/TB'",
+		strings.Join(chosen, "+"), v.W, v.H, strings.Join(rank, "+"))
+	return []string{"-map", "0:V:0", "-frames:v", fmt.Sprint(len(pts)), "-vf", filter, "-r", "1/100000", "-pix_fmt", "rgb24", "-f", "rawvideo"}
 }
 
 // parts divides pts where it is quicker to seek than to decode on: where the
