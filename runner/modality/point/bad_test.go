@@ -336,7 +336,7 @@ func TestThin(t *testing.T) {
 	}
 	normaliseTo(norm, norm)
 	var few []float64
-	for _, i := range plainFarthest(floats(norm), trained, 0) {
+	for _, i := range newIndex(floats(norm)).farthest(trained, 0) { // as TestIndex checks it
 		few = append(few, norm[3*i:3*i+3]...)
 	}
 	normaliseTo(few, few)
