@@ -24,6 +24,8 @@ const (
 	trained = 8192 // points of a cloud in training
 )
 
+var input = []int{groups, size + 1, 3}
+
 var (
 	normalise = modality.Param{Name: "normalise", IsSwitch: true, Default: 1, Max: 1,
 		Doc: "move the cloud to the origin and scale it to the unit sphere, unless it is about there"}
@@ -44,7 +46,7 @@ var Spec = modality.Spec{
 	Encoder: modality.Encoder{
 		Name:  "point",
 		Heads: 6, // PointTransformer_8192point.yaml, num_heads
-		Input: []int{groups, size + 1, 3},
+		Input: input,
 		Stem:  modality.Groups{},
 		Preprocessing: map[string]any{
 			"groups": groups, "group_size": size, "points": trained, "start_index": int(start.Default),
@@ -91,8 +93,9 @@ type cloud struct {
 	mesh   bool      // the format's vertices say little without the faces
 }
 
-// Read turns a file into [S=1, G=512, K+1=33, 3]: of each group the centre, and
-// its 32 nearest points less the centre. Centres are chosen as in the
+// Read turns a file into [S=1, G=512, K+1=33, 3], or as many groups as
+// Options.Input says: of each the centre, and its nearest points less the
+// centre. Centres are chosen as in the
 // reference, but for its random start.
 //
 // A cloud of more than 8192 points is thinned out to as many farthest points,
@@ -130,7 +133,11 @@ func Read(ctx context.Context, data []byte, o modality.Options) (imagebind.Tenso
 	if err := ctx.Err(); err != nil {
 		return imagebind.Tensor{}, err
 	}
-	return imagebind.Tensor{Shape: []int{1, groups, size + 1, 3}, Floats: Group(floats(points), groups, size, from)}, nil
+	shape := o.Input
+	if shape == nil {
+		shape = input
+	}
+	return imagebind.Tensor{Shape: append([]int{1}, shape...), Floats: Group(floats(points), shape[0], shape[1]-1, from)}, nil
 }
 
 // decode returns the points of a file, all finite, or those drawn from its surface.
