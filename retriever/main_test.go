@@ -3,22 +3,28 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/internal/httpapi"
 	"imagebind-llm/internal/progtest"
 	"imagebind-llm/retriever/retrieverapi"
 )
@@ -162,6 +168,125 @@ func TestKilledDuringARebuild(t *testing.T) {
 	}
 }
 
+// A fakeRunner embeds each file as its bytes, one a value, and counts them.
+type fakeRunner struct {
+	mu     sync.Mutex
+	seen   map[string]int
+	answer int           // requests that are answered before open is closed
+	open   chan struct{} // the others wait for it
+	full   chan struct{} // closed when one waits
+}
+
+func (f *fakeRunner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer secret" {
+		httpapi.WriteError(w, r, imagebind.Errorf(imagebind.Unauthorized, "no key"))
+		return
+	}
+	if r.URL.Path == "/v1/models" {
+		_, _ = io.WriteString(w, `{"data":[{"id":"fake","dimensions":4,"modalities":["image"],"inputs":[{"modality":"image","part":"image_url"}]}]}`)
+		return
+	}
+	var q struct {
+		Input []struct {
+			Content []struct {
+				Image struct{ URL string } `json:"image_url"`
+			}
+		}
+	}
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+		httpapi.WriteError(w, r, imagebind.Errorf(imagebind.Invalid, "%w", err))
+		return
+	}
+	f.mu.Lock()
+	f.answer--
+	if f.answer == -1 {
+		close(f.full)
+	}
+	wait := f.answer < 0
+	f.mu.Unlock()
+	if wait {
+		select {
+		case <-f.open:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	var data []map[string]any
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, in := range q.Input {
+		_, b64, _ := strings.Cut(in.Content[0].Image.URL, ",")
+		file, _ := base64.StdEncoding.DecodeString(b64)
+		f.seen[string(file)]++
+		var row []byte
+		for _, c := range file {
+			row = binary.LittleEndian.AppendUint32(row, math.Float32bits(float32(c)))
+		}
+		data = append(data, map[string]any{"index": i, "embedding": row})
+	}
+	httpapi.WriteJSON(w, http.StatusOK, map[string]any{"data": data})
+}
+
+// A rebuild from media that is killed goes on after the restart, and embeds
+// again no more than what was under way.
+func TestKilledWhileItEmbeds(t *testing.T) {
+	dir, addr, ctx := t.TempDir(), freeAddr(t), t.Context()
+	const n, batch, requests = 200, 5, 2
+	if err := os.MkdirAll(filepath.Join(dir, "root/photos"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("root/photos/%03d.jpg", i)), fmt.Appendf(nil, "%04d", i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := &fakeRunner{seen: map[string]int{}, answer: 20, open: make(chan struct{}), full: make(chan struct{})}
+	runner := httptest.NewServer(f)
+	defer runner.Close()
+	t.Setenv("RETRIEVER_RUNNER_KEY", "secret")
+	args := []string{"--data", filepath.Join(dir, "data"), "--source-root", filepath.Join(dir, "root"), "--runners", runner.URL,
+		"--jobs-embed-batch", fmt.Sprint(batch), "--jobs-embed-requests", fmt.Sprint(requests)}
+	cmd, c := serve(t, addr, args...)
+	j, err := c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "photos", Source: retrieverapi.Source{Path: "photos", Runner: runner.URL + "/", Modality: "image"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-f.full
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	close(f.open)
+
+	_, c = serve(t, addr, args...)
+	j, err = c.Wait(ctx, j.ID, time.Minute, nil)
+	if err != nil || j.State != "done" || j.Resumed != 1 || j.RowsDone != n || j.Checks.Rows != n || j.Checks.Recall != 1 || j.Model != "fake" {
+		t.Fatalf("%+v, %v", j, err)
+	}
+	twice := 0
+	for _, times := range f.seen {
+		twice += times - 1
+	}
+	if len(f.seen) != n || twice > batch*requests {
+		t.Errorf("%d files embedded, %d of them twice", len(f.seen), twice)
+	}
+	q := imagebind.Embedding{'0', '1', '2', '3'}
+	got, err := c.Search(ctx, "photos", []imagebind.Embedding{q}, n, nil)
+	if err != nil || !slices.ContainsFunc(got[0], func(n imagebind.Neighbour) bool { return n.ID == "123.jpg" && n.URI == "file:photos/123.jpg" }) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if info, err := c.Collection(ctx, "photos"); err != nil || info.Model != "fake" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "data/jobs/*.rows")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	_, err = c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "photos", Source: retrieverapi.Source{Path: "photos", Runner: "http://127.0.0.1:1"}})
+	if imagebind.KindOf(err) != imagebind.Invalid || imagebind.ParamOf(err) != "source.runner" {
+		t.Errorf("a runner that is not named: %v", err)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.yaml")
@@ -188,6 +313,9 @@ func TestExitCodes(t *testing.T) {
 		{"argument", []string{"serve", "x"}, 2, "x"},
 		{"unknown key", []string{"serve", "--config", bad}, 2, "listen_on"},
 		{"store", []string{"serve", "--store", "sqlite"}, 2, "sqlite"},
+		{"a runner that is no URL", []string{"serve", "--runners", "runner:8080"}, 2, "http://localhost:8080"},
+		{"no requests", []string{"serve", "--jobs-embed-requests", "0"}, 2, "1 to 64"},
+		{"no batch", []string{"serve", "--jobs-embed-batch", "4000"}, 2, "1 to 2048"},
 		{"log format", []string{"serve", "--log-format", "xml"}, 2, "xml"},
 		{"address in use", []string{"serve", "--data", dir, "--listen", busy.Addr().String()}, 1, "address already in use"},
 	}

@@ -343,7 +343,11 @@ func (m *Manager) Cancel(ctx context.Context, id string) (retrieverapi.Job, erro
 
 // end records how the job came out.
 func (m *Manager) end(j *job, state string, cause error) error {
-	err := m.update(j, true, func(j *job) {
+	err := os.Remove(m.scratch(j.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, m.update(j, true, func(j *job) {
 		now := time.Now().UTC()
 		j.State, j.FinishedAt, j.ETA = state, &now, nil
 		if state == retrieverapi.JobDone {
@@ -352,11 +356,7 @@ func (m *Manager) end(j *job, state string, cause error) error {
 		if cause != nil {
 			j.Error = imagebind.MessageOf(cause)
 		}
-	})
-	if e := os.Remove(m.scratch(j.ID)); e != nil && !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
-	}
-	return err
+	}))
 }
 
 // Run works through the queue until ctx ends. A job under way then keeps its

@@ -58,6 +58,7 @@ func newTable(n, dim int) *table {
 // when a test says so.
 type ledger struct {
 	mu       sync.Mutex
+	model    string                 // of the last build
 	building map[string]*generation // by job
 	live     *generation
 	number   int
@@ -71,9 +72,10 @@ type generation struct {
 	rows, durable []store.Row
 }
 
-func (l *ledger) Build(_ context.Context, _ string, _ store.Spec, job string) (store.Builder, error) {
+func (l *ledger) Build(_ context.Context, _ string, spec store.Spec, job string) (store.Builder, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.model = spec.Model
 	g := l.building[job]
 	if g == nil {
 		g = &generation{l: l, job: job}
@@ -381,6 +383,139 @@ func TestSubmitRefuses(t *testing.T) {
 	}
 	if _, err := m.Submit(retrieverapi.JobRequest{Type: "rebuild", Source: retrieverapi.Source{Path: "x"}}); imagebind.KindOf(err) != imagebind.Busy {
 		t.Errorf("a full queue: %v", err)
+	}
+}
+
+// made is a table that says what a source of media does.
+type made struct {
+	*table
+	hash string
+}
+
+func (m made) Model() string      { return "tiny" }
+func (m made) Hash() string       { return m.hash }
+func (m made) Why(row int) string { return fmt.Sprint("no picture ", row) }
+
+// openMade is open for a source that hash may change; it keeps a scratch file.
+func openMade(t *testing.T, dir string, l *ledger, src *table, hash *string) *Manager {
+	t.Helper()
+	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Checkpoint: time.Nanosecond,
+		Open: func(_ context.Context, _ retrieverapi.Source, scratch string) (Source, error) {
+			return made{src, *hash}, os.WriteFile(scratch, []byte("x"), 0o600)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func scratches(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.rows"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestMade(t *testing.T) {
+	src, l, dir, hash := newTable(300, 8), &ledger{building: map[string]*generation{}}, t.TempDir(), "h"
+	src.rows[7].Vector = nil
+	src.rows[9].Caption = strings.Repeat("x", retrieverapi.MaxText+1)
+	m := openMade(t, dir, l, src, &hash)
+	start(t, m)
+	reached, release := pause(src, 100)
+	defer release()
+	id := submit(t, m)
+	<-reached
+	if j := until(t, m, id, func(j retrieverapi.Job) bool { return j.RowsDone > 0 }); j.Phase != "embed" || len(scratches(t, dir)) != 1 {
+		t.Errorf("phase %s, scratch files %v", j.Phase, scratches(t, dir))
+	}
+	release()
+	j := until(t, m, id, over)
+	if j.State != "done" || j.Model != "tiny" || l.model != "tiny" || j.RowsFailed != 2 || j.RowErrors[0].Message != "no picture 7" {
+		t.Errorf("%+v, built for %q", j, l.model)
+	}
+	if left := scratches(t, dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A folder that changes under a job fails it, and a job's file does not outlive it.
+func TestMadeChanges(t *testing.T) {
+	src, l, dir, hash := newTable(300, 8), &ledger{building: map[string]*generation{}}, t.TempDir(), "h"
+	m := openMade(t, dir, l, src, &hash)
+	stop := start(t, m)
+	reached, release := pause(src, 100)
+	defer release()
+	id := submit(t, m)
+	<-reached
+	stop()
+	if err := os.WriteFile(filepath.Join(dir, "gone.rows"), nil, 0o600); err != nil { // of a job that is no more
+		t.Fatal(err)
+	}
+	hash, src.read = "other", nil
+	m = openMade(t, dir, l, src, &hash)
+	if left := scratches(t, dir); len(left) != 1 || !strings.Contains(left[0], id) {
+		t.Errorf("scratch files after a restart: %v", left)
+	}
+	start(t, m)
+	if j := until(t, m, id, over); j.State != "failed" || !strings.Contains(j.Error, "changed while") || len(l.building) != 0 {
+		t.Errorf("%+v", j)
+	}
+	if left := scratches(t, dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A source that holds nothing good is not read to its end.
+func TestTooManyBadRowsEndTheCopy(t *testing.T) {
+	for name, tt := range map[string]struct {
+		bad  func(row int) bool
+		read int // rows at most
+		says string
+	}{
+		"all from the first":        {func(int) bool { return true }, 150, "first 100 rows are all broken, the first: no picture 0"},
+		"a tenth, and one too many": {func(row int) bool { return row%2 == 1 }, 1100, "of 5000 rows are broken, the first: row 1, no picture 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, l, hash, last := newTable(5000, 8), &ledger{building: map[string]*generation{}}, "h", 0
+			for i := range src.rows {
+				if tt.bad(i) {
+					src.rows[i].Vector = nil
+				}
+			}
+			src.read = func(_ context.Context, at int) error { last = at; return nil }
+			m := openMade(t, t.TempDir(), l, src, &hash)
+			start(t, m)
+			j := until(t, m, submit(t, m), over)
+			if j.State != "failed" || !strings.Contains(j.Error, tt.says) || last > tt.read || len(j.RowErrors) == 0 {
+				t.Errorf("read up to row %d: %+v", last, j)
+			}
+		})
+	}
+}
+
+// A source that is away now and then is waited for as often as it takes, so
+// long as the copy gets on between.
+func TestAwayAgainAndAgain(t *testing.T) {
+	src, l, hash := newTable(1000, 8), &ledger{building: map[string]*generation{}}, "h"
+	failed := map[int]bool{}
+	src.read = func(_ context.Context, at int) error {
+		if at%100 == 0 && !failed[at] {
+			failed[at] = true
+			return imagebind.Errorf(imagebind.Unavailable, "the runner is away")
+		}
+		return nil
+	}
+	m := openMade(t, t.TempDir(), l, src, &hash)
+	start(t, m)
+	if j := until(t, m, submit(t, m), over); j.State != "done" || len(failed) != 10 || j.RowsFailed != 0 {
+		t.Errorf("after %d failures: %+v", len(failed), j)
+	}
+	src.read = func(context.Context, int) error { return imagebind.Errorf(imagebind.Unavailable, "the runner is away") }
+	if j := until(t, m, submit(t, m), over); j.State != "failed" || !strings.Contains(j.Error, "the runner is away") {
+		t.Errorf("%+v", j)
 	}
 }
 

@@ -16,10 +16,6 @@ import (
 	"imagebind-llm/retriever/store"
 )
 
-// batchBytes bounds the inputs of one request, bytes of JSON; a file that is
-// larger goes alone. The runner reads 64 MiB by default (its limits.body).
-const batchBytes = 24 << 20
-
 // Media is a source whose rows a runner makes: each file of a list is sent to
 // POST /v1/embeddings. Some requests are under way ahead of the row that is
 // read; what they bring goes to a spool on the disk, which answers when a row is
@@ -180,7 +176,7 @@ func (m *Media) fill() {
 		var size int64
 		for f.to = f.from; f.to < m.Rows() && f.to-f.from < m.runner.o.Batch; f.to++ {
 			size += m.media[f.to].size/3*4 + 512
-			if f.to > f.from && (size > batchBytes || m.has(f.to)) {
+			if f.to > f.from && (size > m.runner.o.Bytes || m.has(f.to)) {
 				break
 			}
 		}

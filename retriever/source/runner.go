@@ -32,6 +32,7 @@ type RunnerOptions struct {
 	Backoff  time.Duration // before the second try, doubled each time up to 32-fold. Default 250 ms
 	Requests int           // under way at a time. Default 3
 	Batch    int           // media in one request. Default 32
+	Bytes    int64         // of one request; a file that is larger goes alone. Default 24 MiB; the runner reads 64 (limits.body)
 	File     int64         // largest medium, bytes, at most the runner's limits.file. Default 32 MiB
 }
 
@@ -49,6 +50,7 @@ func NewRunners(urls []string, o RunnerOptions) (*Runners, error) {
 	o.Backoff = cmp.Or(o.Backoff, 250*time.Millisecond)
 	o.Requests = cmp.Or(o.Requests, 3)
 	o.Batch = cmp.Or(o.Batch, 32)
+	o.Bytes = cmp.Or(o.Bytes, 24<<20)
 	o.File = cmp.Or(o.File, 32<<20)
 	rs := &Runners{o, map[string]*runner{}}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
