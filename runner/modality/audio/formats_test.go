@@ -218,9 +218,63 @@ func TestFFmpeg(t *testing.T) {
 	if _, err := Read(t.Context(), broken, o); imagebind.KindOf(err) != imagebind.Invalid || strings.Contains(err.Error(), os.TempDir()) {
 		t.Errorf("half a file: %v", err)
 	}
+	silent := golden.Bytes(t, "../vision/testdata/video/landscape_160x120_25fps_6s.mp4")
+	if _, err := Read(t.Context(), silent, o); imagebind.KindOf(err) != imagebind.Invalid || !strings.Contains(err.Error(), "has no sound") {
+		t.Errorf("a video without sound: %v", err)
+	}
 	o.FFmpeg = filepath.Join(t.TempDir(), "none")
 	if _, err := Read(t.Context(), broken, o); imagebind.KindOf(err) != imagebind.Unsupported {
 		t.Errorf("no program: %v", err)
+	}
+}
+
+// TestSoundtracks reads the sound of videos. What is lossless has the golden's
+// features; MP4's AAC has the length of the film's sound.
+func TestSoundtracks(t *testing.T) {
+	program, err := exec.LookPath("ffmpeg")
+	if err != nil {
+		golden.Need(t, "ffmpeg", "ffmpeg is not installed")
+	}
+	o := modality.Options{FFmpeg: program}
+	// film adds a picture to a sound, or gives it another container.
+	film := func(name string, args ...string) []byte {
+		path := filepath.Join(t.TempDir(), name)
+		args = append([]string{"-v", "error", "-nostdin", "-i", "testdata/inputs/speech_16k_mono.wav"}, append(args, path)...)
+		if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("ffmpeg makes no %s: %v\n%s", name, err, out)
+		}
+		return golden.Bytes(t, path)
+	}
+	picture := []string{"-f", "lavfi", "-i", "testsrc=s=32x24:r=5:d=5", "-shortest"}
+	for name, data := range map[string][]byte{
+		"Matroska":  film("v.mkv", append(picture, "-c:v", "mpeg4", "-c:a", "flac")...),
+		"QuickTime": film("v.mov", append(picture, "-c:v", "mpeg4", "-c:a", "pcm_s16le")...),
+		"AVI":       film("v.avi", append(picture, "-c:v", "mpeg4", "-c:a", "pcm_s16le")...),
+	} {
+		got, err := Read(t.Context(), data, o)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		golden.Close(t, got.Floats, golden.Open(t, "testdata/audio.safetensors").Tensor(t, "speech_16k_mono.wav").Values, tolerance)
+	}
+	for name, tt := range map[string]struct {
+		data    []byte
+		seconds float64
+	}{
+		"MP4":  {golden.Bytes(t, "../vision/testdata/video/withaudio_160x90_25fps_2.5s.mp4"), 2.5},
+		"WebM": {film("v.webm", "-c:a", "opus", "-strict", "-2", "-ar", "48000"), 4.5},
+	} {
+		s, err := decode(t.Context(), tt.data, o)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if seconds := float64(s.len()) / float64(s.rate); math.Abs(seconds-tt.seconds) > 0.1 {
+			t.Errorf("%s: %g s, want %g", name, seconds, tt.seconds)
+		}
+	}
+	blip := film("v.mkv", "-t", "0.02", "-c:a", "flac")
+	if _, err := Read(t.Context(), blip, o); imagebind.KindOf(err) != imagebind.Invalid || !strings.Contains(err.Error(), "25 ms") {
+		t.Errorf("20 ms: %v", err)
 	}
 }
 

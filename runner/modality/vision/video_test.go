@@ -181,8 +181,10 @@ func numbers(t *testing.T, data []byte, o modality.Options) (got [][2]int, err e
 	return got, nil
 }
 
-// TestClips holds the chosen frames of every container against those that PyAV
-// 18.1 and pytorchvideo's rules give for these films.
+// TestClips holds the chosen frames of every container against those that
+// pytorchvideo's rules choose of what PyAV 18.1 decodes from the same films. Two
+// go another way on purpose: no_times.avi, whose times PyAV has wrong by a frame,
+// and slides.mkv, where the reference fails.
 func TestClips(t *testing.T) {
 	lavfi := func(rate string, seconds float64) []string {
 		return []string{"-f", "lavfi", "-i", fmt.Sprintf(numbered, rate, seconds)}
@@ -208,6 +210,9 @@ func TestClips(t *testing.T) {
 		{"wmv.asf", append(lavfi("10", 4.1), "-c:v", "wmv2", "-q:v", "1"), modality.Options{}, track},
 		{"25.mpg", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), modality.Options{}, [][2]int{{0, 49}, {5, 54}, {10, 59}, {15, 64}, {20, 69}}},
 		{"25.ts", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), modality.Options{}, [][2]int{{0, 49}, {5, 54}, {10, 59}, {15, 64}, {20, 69}}},
+		// The reference takes a stream's start from its duration: 0.54 s and 1.44 s here.
+		{"25.mpg", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), reference, [][2]int{{0, 49}, {1, 50}, {1, 50}, {2, 51}, {2, 51}}},
+		{"25.ts", append(lavfi("25", 3), "-c:v", "mpeg2video", "-q:v", "1", "-bf", "2"), reference, five(0, 49)},
 		{"slowing.mkv", append(lavfi("10", 3), "-vf", slowing, "-c:v", "ffv1"), modality.Options{}, // until 6.5 s
 			[][2]int{{0, 19}, {9, 21}, {18, 23}, {22, 25}, {24, 27}}},
 		{"short.mp4", append(lavfi("10", 1.2), "-c:v", "mpeg4", "-q:v", "1"), modality.Options{}, five(0, 11)},
@@ -236,7 +241,7 @@ func TestClips(t *testing.T) {
 func TestPixels(t *testing.T) {
 	for _, tt := range []struct{ format, size string }{
 		{"yuv420p10le", "64x48"}, {"yuv422p16le", "64x48"}, {"yuv444p12le", "64x48"}, {"gbrp16le", "64x48"}, {"yuva420p", "64x48"},
-		{"gray", "64x48"}, {"yuv420p", "61x45"}, {"yuv410p", "35x77"}, {"bgr0", "3x2"}, {"yuv420p", "16x2"},
+		{"gray", "64x48"}, {"yuv420p", "61x45"}, {"yuv420p", "35x77"}, {"bgr0", "3x2"}, {"yuv420p", "16x2"},
 	} {
 		data := film(t, "flat.mkv", "-f", "lavfi", "-i", "color=0x808080:s="+tt.size+":r=5:d=1", "-c:v", "ffv1", "-pix_fmt", tt.format)
 		got, err := ReadVideo(t.Context(), data, modality.Options{FFmpeg: program(t)})
