@@ -111,6 +111,9 @@ func ReadError(resp *http.Response) error {
 			kind = k
 		}
 	}
+	if resp.StatusCode == http.StatusBadGateway { // a proxy's, before a server that is away
+		kind = imagebind.Unavailable
+	}
 	var body ErrorBody
 	if json.Unmarshal(raw, &body) != nil || body.Error.Message == "" {
 		return imagebind.Errorf(kind, "%s answered %s", resp.Request.URL.Host, resp.Status)

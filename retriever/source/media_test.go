@@ -494,6 +494,10 @@ func TestMediaRunnerFails(t *testing.T) {
 			_, _ = io.WriteString(w, "<html>")
 			return true
 		}, imagebind.Unavailable, "does not answer", nil},
+		{"a proxy without its runner", func(w http.ResponseWriter, _ *http.Request, _ []string) bool {
+			http.Error(w, "<html>", http.StatusBadGateway)
+			return true
+		}, imagebind.Unavailable, "answered 502", nil},
 		{"too few embeddings", func(w http.ResponseWriter, _ *http.Request, _ []string) bool {
 			_, _ = io.WriteString(w, `{"data":[]}`)
 			return true
@@ -603,8 +607,9 @@ func TestMediaHash(t *testing.T) {
 		}
 		seen[hash] = what
 	}
-	add("at first", hash("p", retrieverapi.Source{}))
-	if hash("p", retrieverapi.Source{}) != hash("p", retrieverapi.Source{}) {
+	first := hash("p", retrieverapi.Source{})
+	add("at first", first)
+	if again := hash("p", retrieverapi.Source{}); again != first {
 		t.Error("a hash differs from itself")
 	}
 	add("a modality", hash("p", retrieverapi.Source{Modality: "depth"}))
