@@ -45,13 +45,15 @@ type options struct {
 	Licence          []string `koanf:"licence" help:"PART=NAME, terms of a part (imagebind, llama, adapter); repeatable, a comma separates"`
 	Out              string   `koanf:"out" help:"folder of the bundle; an earlier bundle there is replaced"`
 
-	Retriever  string `koanf:"retriever" help:"URL of the retriever"`
-	Key        string `koanf:"key" secret:"true" help:"bearer key of the retriever"`
-	Collection string `koanf:"collection" help:"collection to build anew"`
-	Path       string `koanf:"path" help:"features or media, a path under the retriever's --source-root"`
-	Runner     string `koanf:"runner" help:"URL of a runner that embeds media first; empty: the path holds features"`
-	Index      string `koanf:"index" help:"index of the new generation; empty: the collection's"`
-	NoWait     bool   `koanf:"no_wait" help:"start the job and return, instead of following it"`
+	Retriever  string   `koanf:"retriever" help:"URL of the retriever"`
+	Key        string   `koanf:"key" secret:"true" help:"bearer key of the retriever"`
+	Collection string   `koanf:"collection" help:"collection to build anew"`
+	Path       string   `koanf:"path" help:"features or media, a path under the retriever's --source-root"`
+	Runner     string   `koanf:"runner" help:"URL of a runner that embeds media first, one of the retriever's --runners; empty: the path holds features"`
+	Modality   string   `koanf:"modality" help:"of the media, as depth; empty: the runner finds it by content"`
+	Param      []string `koanf:"param" help:"NAME=VALUE, a parameter of the modality, as rate=200; repeatable"`
+	Index      string   `koanf:"index" help:"index of the new generation; empty: the collection's"`
+	NoWait     bool     `koanf:"no_wait" help:"start the job and return, instead of following it"`
 
 	JSON   bool   `koanf:"json" help:"write JSON"`
 	SHA256 string `koanf:"sha256" help:"hash files and tensors: always, never, or auto: up to 1 GiB"`
@@ -156,20 +158,26 @@ or not at all.` + configNote,
 			Use: "cache", Short: "Rebuild a feature cache on a retriever", Args: cobra.NoArgs,
 			Long: `Start a job on a retriever that builds a collection anew beside the one that
 serves, and follow it. The path is the retriever's, under its --source-root:
-.npy, .parquet, .safetensors, a faiss .index, a folder of such, or media with --runner.` + configNote,
+.npy, .parquet, .safetensors, a faiss .index, a folder of such, or media with
+--runner: a folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
 			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
-  exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait`,
+  exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait
+  exporter cache --collection motion --path traces --runner http://localhost:8080 --modality imu --param rate=200`,
 		},
-		flags: []string{"retriever", "key", "collection", "path", "runner", "index", "no-wait"},
+		flags: []string{"retriever", "key", "collection", "path", "runner", "modality", "param", "index", "no-wait"},
 		check: func() error {
 			if o.Path == "" {
 				return errors.New("no --path: name features or media under the retriever's --source-root")
 			}
-			return nil
+			if o.Runner == "" && (o.Modality != "" || len(o.Param) > 0) {
+				return errors.New("--modality and --param are of media: name a --runner that embeds them")
+			}
+			_, err := rebuild.Params(o.Param)
+			return err
 		},
 		work: func(ctx context.Context, _ []string) error {
 			return rebuild.Run(ctx, rebuild.Options{Retriever: o.Retriever, Key: o.Key, Collection: o.Collection, Path: o.Path,
-				Runner: o.Runner, Index: o.Index, Wait: !o.NoWait}, out)
+				Runner: o.Runner, Modality: o.Modality, Params: o.Param, Index: o.Index, Wait: !o.NoWait}, out)
 		},
 	}, {
 		Command: cobra.Command{

@@ -83,6 +83,8 @@ func TestUsage(t *testing.T) {
 		{"adapter alone", []string{"model", "--imagebind", "x", "--adapter", "y", "--out", dir + "/b"}, 2, "--llama"},
 		{"licence", demoArgs(dir+"/b", "--licence", "decoder=MIT"), 2, "adapter"},
 		{"no path", []string{"cache"}, 2, "--path"},
+		{"a modality without a runner", []string{"cache", "--path", "x", "--modality", "imu"}, 2, "--runner"},
+		{"a parameter without a value", []string{"cache", "--path", "x", "--runner", "http://r", "--param", "rate"}, 2, "rate=200"},
 		{"no retriever", []string{"cache", "--retriever", "http://127.0.0.1:1", "--path", "x"}, 1, "127.0.0.1:1"},
 		{"missing file", []string{"model", "--imagebind", dir + "/none.pth", "--out", dir + "/b"}, 1, "none.pth"},
 		{"foreign file", []string{"inspect", text}, 1, "hello"},
@@ -281,7 +283,10 @@ func interrupted(t *testing.T, signal syscall.Signal) (dir, log string) {
 func TestCache(t *testing.T) {
 	var asked struct {
 		Type, Collection, Index string
-		Source                  struct{ Path, Runner string }
+		Source                  struct {
+			Path, Runner, Modality string
+			Params                 map[string]any
+		}
 	}
 	var key string
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -295,11 +300,12 @@ func TestCache(t *testing.T) {
 	defer s.Close()
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"cache", "--retriever", s.URL, "--collection", "pets", "--path", "p.npy", "--runner", "http://runner",
-		"--index", "HNSW", "--key", "secret", "--no-wait"}, &out)
+		"--modality", "imu", "--param", "rate=200", "--param", "flip=true", "--index", "HNSW", "--key", "secret", "--no-wait"}, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if asked.Type != "rebuild" || asked.Collection != "pets" || asked.Index != "HNSW" || asked.Source.Path != "p.npy" || asked.Source.Runner != "http://runner" || key != "Bearer secret" {
+	if asked.Type != "rebuild" || asked.Collection != "pets" || asked.Index != "HNSW" || asked.Source.Path != "p.npy" || asked.Source.Runner != "http://runner" || key != "Bearer secret" ||
+		asked.Source.Modality != "imu" || asked.Source.Params["rate"] != 200.0 || asked.Source.Params["flip"] != true {
 		t.Errorf("asked %+v with %q", asked, key)
 	}
 	if !strings.Contains(out.String(), "j7") {

@@ -15,11 +15,15 @@ import (
 // A Unit is what is counted.
 type Unit int
 
-// Bytes are shown as kB to GB, rows as they are.
+// Bytes are shown as kB to GB, rows and media as they are.
 const (
 	Bytes Unit = iota
 	Rows
+	Media
 )
+
+// words are the units that are counted one by one.
+var words = map[Unit]string{Rows: "rows", Media: "media"}
 
 // A Printer makes bars on one output.
 type Printer struct {
@@ -50,7 +54,7 @@ func (p *Printer) Start(title string, total int64, unit Unit) *Bar {
 	b := &Bar{p: p, title: title, unit: unit, total: total, start: p.now(), last: p.now()}
 	if p.terminal {
 		b.bar = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(title),
-			progressbar.OptionShowBytes(unit == Bytes), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("rows"),
+			progressbar.OptionShowBytes(unit == Bytes), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(words[unit]),
 			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetWidth(24),
 			progressbar.OptionClearOnFinish())
 	}
@@ -112,12 +116,16 @@ func (b *Bar) rate(took time.Duration) string {
 	if took < time.Millisecond {
 		return ""
 	}
-	return fmt.Sprintf(", %s/s", b.amount(int64(float64(b.done)/took.Seconds())))
+	rate := float64(b.done) / took.Seconds()
+	if w, ok := words[b.unit]; ok && rate < 10 {
+		return fmt.Sprintf(", %.1f %s/s", rate, w)
+	}
+	return fmt.Sprintf(", %s/s", b.amount(int64(rate)))
 }
 
 func (b *Bar) amount(n int64) string {
-	if b.unit == Rows {
-		return fmt.Sprintf("%d rows", n)
+	if w, ok := words[b.unit]; ok {
+		return fmt.Sprintf("%d %s", n, w)
 	}
 	return Size(n)
 }

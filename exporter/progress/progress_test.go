@@ -41,6 +41,20 @@ func TestUnknownTotal(t *testing.T) {
 	}
 }
 
+// What takes seconds a piece is not shown as none a second.
+func TestSlow(t *testing.T) {
+	var out bytes.Buffer
+	p := New(&out)
+	now := time.Unix(0, 0)
+	p.now = func() time.Time { return now }
+	b := p.Start("pets, embed", 8, Media)
+	now = now.Add(10 * time.Second)
+	b.Set(4, 8)
+	if want := "pets, embed: 4 media of 8 media (50 %), 0.4 media/s, 10s left\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 // A bar on a terminal draws itself over and ends in a line.
 func TestBar(t *testing.T) {
 	var out bytes.Buffer

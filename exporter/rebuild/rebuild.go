@@ -1,5 +1,5 @@
 // Package rebuild asks a retriever to make a feature collection anew from a
-// file, and follows the job.
+// file of features, or from media that a runner embeds, and follows the job.
 package rebuild
 
 import (
@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
 	imagebind "imagebind-llm"
@@ -19,15 +22,41 @@ type Options struct {
 	Retriever  string // its URL
 	Key        string // bearer key, when it wants one
 	Collection string
-	Path       string // of the source, under the retriever's --source-root
-	Runner     string // a runner's URL, to embed media first; empty for features
-	Index      string // index of the new generation; empty for the collection's
-	Wait       bool   // follow the job to its end
+	Path       string   // of the source, under the retriever's --source-root
+	Runner     string   // URL of one of the retriever's --runners, to embed media first; empty for features
+	Modality   string   // of the media; empty: the runner finds it by content
+	Params     []string // of the modality, as in rate=200
+	Index      string   // index of the new generation; empty for the collection's
+	Wait       bool     // follow the job to its end
 }
 
 // patience is how long the retriever may be away while a job is followed: it
 // resumes its jobs when it comes back.
 const patience = 2 * time.Minute
+
+// shown is how many of the rows left out are told.
+const shown = 5
+
+// Params reads a modality's parameters, NAME=VALUE, of numbers, true or false.
+func Params(pairs []string) (map[string]any, error) {
+	params := map[string]any{}
+	for _, p := range pairs {
+		name, v, ok := strings.Cut(p, "=")
+		if !ok || name == "" {
+			return nil, imagebind.Errorf(imagebind.Invalid, "parameter %q: it is NAME=VALUE, as in rate=200", p)
+		}
+		if v == "true" || v == "false" {
+			params[name] = v == "true"
+			continue
+		}
+		x, err := strconv.ParseFloat(v, 64)
+		if err != nil || math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, imagebind.Errorf(imagebind.Invalid, "parameter %q: the value is a number, true or false", p)
+		}
+		params[name] = x
+	}
+	return params, nil
+}
 
 // Run starts the job and, with Wait, shows how far it is on out until it is
 // over; a job that did not end well is an error. When ctx ends the job goes on:
@@ -39,13 +68,17 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	case o.Collection == "":
 		return imagebind.Errorf(imagebind.Invalid, "no collection: name one with --collection")
 	}
+	params, err := Params(o.Params)
+	if err != nil {
+		return err
+	}
 	c, err := retrieverapi.NewClient(o.Retriever, retrieverapi.Options{Key: o.Key})
 	if err != nil {
 		return err
 	}
 	job, err := c.Start(ctx, retrieverapi.JobRequest{
 		Type: retrieverapi.JobRebuild, Collection: o.Collection, Index: o.Index,
-		Source: retrieverapi.Source{Path: o.Path, Runner: o.Runner},
+		Source: retrieverapi.Source{Path: o.Path, Runner: o.Runner, Modality: o.Modality, Params: params},
 	})
 	if err != nil {
 		return fmt.Errorf("start the rebuild of %s from %s: %w", o.Collection, o.Path, err)
@@ -55,7 +88,11 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 		fmt.Fprintf(out, "it goes on by itself: GET %s/v1/jobs/%s says how far it is\n", o.Retriever, job.ID)
 		return nil
 	}
-	bar := progress.New(out).Start(job.Phase, 0, progress.Rows)
+	unit := progress.Rows
+	if o.Runner != "" {
+		unit = progress.Media
+	}
+	bar := progress.New(out).Start(job.Phase, 0, unit)
 	id := job.ID
 	job, err = c.Wait(ctx, id, patience, func(j retrieverapi.Job) {
 		bar.Describe(j.Collection + ", " + j.Phase)
@@ -73,6 +110,9 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	}
 	if job.RowsFailed > 0 {
 		fmt.Fprintf(out, "%d rows were left out; GET %s/v1/jobs/%s lists the first\n", job.RowsFailed, o.Retriever, id)
+		for _, e := range job.RowErrors[:min(len(job.RowErrors), shown)] {
+			fmt.Fprintf(out, "  row %d: %s\n", e.Row, e.Message)
+		}
 	}
 	if k := job.Checks; k != nil {
 		fmt.Fprintf(out, "generation %d serves: %d rows of %d values, recall@10 %.3f against an exact search\n", job.Generation, k.Rows, k.Dim, k.Recall)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -76,6 +77,34 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// What is said of media reaches the retriever, and the first left out are told.
+func TestMedia(t *testing.T) {
+	done := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobDone, Phase: "done", RowsDone: 10, RowsTotal: 10, RowsFailed: 9,
+		Checks: &retrieverapi.Checks{Rows: 1, Dim: 4}}
+	for i := range 9 {
+		done.RowErrors = append(done.RowErrors, retrieverapi.RowError{Row: i, Message: fmt.Sprint("no picture ", i)})
+	}
+	url, asked := serve(t, done)
+	var out bytes.Buffer
+	err := Run(t.Context(), Options{Retriever: url, Collection: "pets", Path: "pets", Wait: true, Runner: "http://runner", Modality: "imu",
+		Params: []string{"rate=200", "flip=true", "gain=-1e-3"}}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := retrieverapi.Source{Path: "pets", Runner: "http://runner", Modality: "imu", Params: map[string]any{"rate": 200.0, "flip": true, "gain": -1e-3}}
+	if !reflect.DeepEqual(asked.Source, want) {
+		t.Errorf("asked %+v, want %+v", asked.Source, want)
+	}
+	for _, says := range []string{"10 media", "row 4: no picture 4\n", "9 rows were left out"} {
+		if !strings.Contains(out.String(), says) {
+			t.Errorf("output %q lacks %q", out.String(), says)
+		}
+	}
+	if strings.Contains(out.String(), "row 5:") {
+		t.Errorf("too much is told: %q", out.String())
+	}
+}
+
 // An interrupt stops the watching, says that the job goes on, and how to end it.
 func TestInterrupt(t *testing.T) {
 	url, _ := serve(t, retrieverapi.Job{ID: "j1", State: retrieverapi.JobRunning, Phase: "copy"})
@@ -95,6 +124,10 @@ func TestRefusals(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no path":       {Retriever: "http://localhost:1", Collection: "c"},
 		"no collection": {Retriever: "http://localhost:1", Path: "p"},
+		"param":         {Retriever: "http://localhost:1", Collection: "c", Path: "p", Params: []string{"rate"}},
+		"no name":       {Retriever: "http://localhost:1", Collection: "c", Path: "p", Params: []string{"=1"}},
+		"no number":     {Retriever: "http://localhost:1", Collection: "c", Path: "p", Params: []string{"rate=fast"}},
+		"not finite":    {Retriever: "http://localhost:1", Collection: "c", Path: "p", Params: []string{"rate=NaN"}},
 		"bad URL":       {Retriever: "localhost", Collection: "c", Path: "p"},
 	} {
 		if err := Run(t.Context(), o, &bytes.Buffer{}); imagebind.KindOf(err) != imagebind.Invalid {
