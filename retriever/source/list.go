@@ -109,7 +109,7 @@ func caption(name string) string { return strings.TrimSuffix(name, path.Ext(name
 // walk lists the folder's media, below it too, each folder by name. Links to
 // files within the root are followed, those to folders are not.
 func (l *list) walk(ctx context.Context) error {
-	all := map[string]bool{}
+	texts := map[string]bool{}
 	err := fs.WalkDir(l.root.FS(), l.dir, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -126,7 +126,9 @@ func (l *list) walk(ctx context.Context) error {
 		if err != nil || !info.Mode().IsRegular() { // gone, a link that leads out or to nothing, a pipe
 			return nil
 		}
-		all[name] = true
+		if path.Ext(name) == ".txt" {
+			texts[name] = true
+		}
 		if wanted(d.Name(), l.modality) {
 			l.media = append(l.media, medium{path: name, size: info.Size(), note: -1})
 		}
@@ -137,7 +139,7 @@ func (l *list) walk(ctx context.Context) error {
 	}
 	captions := map[string]bool{} // which by their names may be media themselves
 	for i, m := range l.media {
-		if c := caption(m.path); c != m.path && all[c] {
+		if c := caption(m.path); c != m.path && texts[c] {
 			l.media[i].title, captions[c] = true, true
 		}
 	}

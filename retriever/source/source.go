@@ -1,13 +1,17 @@
-// Package source reads tables of image features for rebuild jobs: NumPy .npy,
-// faiss .index, .safetensors and .parquet files, and folders of them. A table
-// stays on disk: rows are read where they are asked for, in memory that depends
-// on the rows of one read alone. What the rows hold is the caller's to judge;
-// package jobs leaves out those with NaN, a wrong length or no direction.
+// Package source reads rows for rebuild jobs: tables of image features in NumPy
+// .npy, faiss .index, .safetensors and .parquet files, and folders of them. A
+// table stays on disk: rows are read where they are asked for, in memory that
+// depends on the rows of one read alone. What the rows hold is the caller's to
+// judge; package jobs leaves out those with NaN, a wrong length or no direction.
 //
 // Captions, URIs and metadata come from a .parquet file's other columns, and
 // for files of bare vectors from a sidecar beside them: features.jsonl for
 // features.npy (sidecar.go). A row that is given no id has its number, from 0,
 // as its id, or the one that a faiss map of ids gives it.
+//
+// Media are the other kind of source: a folder, or a list (list.go), whose files
+// a runner embeds (runner.go). Their rows are made when they are first read
+// (media.go) and then kept on the disk (spool.go).
 package source
 
 import (
