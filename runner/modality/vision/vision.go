@@ -4,8 +4,9 @@
 // to 224 as Pillow's bicubic filter does, crop the centre, normalize.
 //
 // decode.go knows the file formats, upsample.go how libjpeg and libwebp turn
-// Y'CbCr planes into RGB, exif.go the orientation, resize.go the filter. The
-// package runs no graph. Video will share the encoder and [NormalizeTo].
+// Y'CbCr planes into RGB, exif.go the orientation, resize.go the filter. Videos
+// share the encoder and go another way: video.go chooses frames, which ffmpeg
+// decodes, and bilinear.go resizes them. The package runs no graph.
 package vision
 
 import (
@@ -30,6 +31,8 @@ var Encoder = modality.Encoder{
 	Preprocessing: map[string]any{
 		"colour": "RGB", "resize": "short side, bicubic as Pillow", "crop": "centre", "side": Side,
 		"divide_by": 255, "mean": mean, "std": std, "still_picture": "repeated in time",
+		"video_clips": clips.Default, "video_clip_seconds": clipSeconds, "video_frames": "first and last of a clip",
+		"video_resize": "short side, bilinear without antialiasing", "video_crops": crops.Default,
 	},
 }
 

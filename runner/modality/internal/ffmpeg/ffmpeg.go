@@ -87,7 +87,9 @@ func (f *File) run(ctx context.Context, level string, in, out []string, read fun
 	if err != nil {
 		return "", err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil && limited.Err() != nil {
+		return "", f.late(ctx)
+	} else if err != nil {
 		return "", imagebind.Errorf(imagebind.Unsupported, "the file is %s, which needs ffmpeg, and %s does not start: %w", f.media, f.program, err)
 	}
 	limitMemory(cmd.Process.Pid)
@@ -98,18 +100,24 @@ func (f *File) run(ctx context.Context, level string, in, out []string, read fun
 	_, copyErr := io.Copy(io.Discard, pipe) // else it would wait for a reader
 	err = errors.Join(cmd.Wait(), copyErr)
 	switch {
-	case ctx.Err() != nil:
-		return "", ctx.Err()
-	case readErr != nil:
+	case ctx.Err() == nil && readErr != nil:
 		return "", readErr
 	case limited.Err() != nil:
-		return "", imagebind.Errorf(imagebind.TooLarge, "the file takes longer than %v to decode; send a shorter or smaller one", timeout)
+		return "", f.late(ctx)
 	case err != nil && strings.Contains(log.kept.String(), "matches no streams"):
 		return "", errNoStream
 	case err != nil:
 		return "", &imagebind.Error{Kind: imagebind.Invalid, Message: fmt.Sprintf("ffmpeg cannot decode the file (%s): %s", f.media, f.complaint(log.kept.String())), Err: err}
 	}
 	return log.kept.String(), nil
+}
+
+// late is the error of a run that its context or the deadline ended.
+func (f *File) late(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return imagebind.Errorf(imagebind.TooLarge, "the file takes longer than %v to decode; send a shorter or smaller one", timeout)
 }
 
 // complaint is the first error of a log, without names of this machine.

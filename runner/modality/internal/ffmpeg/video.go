@@ -70,7 +70,7 @@ func (f *File) Survey(ctx context.Context, upright bool, most int) (*Video, erro
 func (v *Video) packets(r io.Reader, demuxer string, most int) (missing bool, err error) {
 	const key, discard = 1, 4 // AV_PKT_FLAG_KEY, _DISCARD: behind the file's edits
 	lines := bufio.NewScanner(r)
-	var sum, end int64
+	sum, end := int64(0), int64(-farthest)
 	for n := 0; lines.Scan(); {
 		line := lines.Text()
 		switch value := line[strings.Index(line, ":")+1:]; {
@@ -80,7 +80,7 @@ func (v *Video) packets(r io.Reader, demuxer string, most int) (missing bool, er
 			_, _ = fmt.Sscanf(value, "%dx%d", &v.W, &v.H)
 		}
 		field := strings.Split(line, ",")
-		if line[:1] == "#" || len(field) < 6 {
+		if len(field) < 6 || line[0] == '#' {
 			continue
 		}
 		if n++; n > most {
@@ -104,12 +104,15 @@ func (v *Video) packets(r io.Reader, demuxer string, most int) (missing bool, er
 		case pts == math.MinInt64: // AV_NOPTS_VALUE
 			missing = true
 			continue
+		case !exact(pts):
+			return false, errTimes
 		}
+		span = min(max(span, 0), farthest)
 		v.PTS = append(v.PTS, pts)
 		if flags&key != 0 {
 			v.keys = append(v.keys, pts)
 		}
-		sum, end = sum+span, max(end, pts+span)
+		sum, end = min(sum+span, farthest), max(end, pts+span)
 	}
 	if err := lines.Err(); err != nil || len(v.PTS) == 0 {
 		return missing, err
@@ -134,6 +137,13 @@ func (v *Video) sort() {
 	v.PTS = slices.Compact(v.PTS)
 	slices.Sort(v.keys)
 }
+
+// farthest is the time until which ffmpeg's expressions are exact: doubles.
+const farthest = 1 << 53
+
+func exact(pts int64) bool { return pts >= -farthest && pts <= farthest }
+
+var errTimes = imagebind.Errorf(imagebind.Invalid, "the video is broken: the times of its frames are absurd")
 
 func tooMany(most int) error {
 	return imagebind.Errorf(imagebind.TooLarge, "the video has more than the %d frames allowed; send a part of it", most)
@@ -177,6 +187,9 @@ func (f *File) Decode(ctx context.Context, v *Video, most int) error {
 			pts, err := strconv.ParseInt(s, 10, 64)
 			if !ok || err != nil { // the metadata's line, or NOPTS
 				continue
+			}
+			if !exact(pts) {
+				return errTimes
 			}
 			if v.PTS = append(v.PTS, pts); len(v.PTS) > most {
 				return tooMany(most)
