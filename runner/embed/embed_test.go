@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -118,29 +119,38 @@ func TestFiles(t *testing.T) {
 		return u
 	}
 	const (
-		exact = 2e-6 // PNG: the input is the reference's to the last bit or two
+		exact = 2e-6 // PNG, H.264: the input is the reference's to the last bit or two
 		jpeg  = 2e-3 // another decoder's pixels (docs/numerics.md)
 		sound = 5e-6 // what an fbank within 5e-4 moves a unit vector
 	)
+	program, _ := exec.LookPath("ffmpeg")
 	for _, tt := range []struct {
-		modality, dir, file string
+		modality, dir, file string // dir below runner/modality
 		tol                 float64
 	}{
-		{"image", "vision", "exact_224x224.png", exact},
-		{"image", "vision", "tiny_17x9.png", exact},
-		{"image", "vision", "portrait_231x517.png", exact},
-		{"image", "vision", "lossless_211x160.webp", exact},
-		{"image", "vision", "grey_300x225.png", exact},
-		{"image", "vision", "landscape_401x300_q92_444.jpg", jpeg},
-		{"image", "vision", "landscape_640x233_q90_420.jpg", jpeg},
-		{"audio", "audio", "speech_16k_mono.wav", sound},
-		{"audio", "audio", "tone_11025_mono_2.2s.wav", sound},
-		{"audio", "audio", "mixed_44k_stereo.wav", sound},
-		{"audio", "audio", "blip_16k_0.1s.wav", sound},
+		{"image", "vision/testdata/inputs", "exact_224x224.png", exact},
+		{"image", "vision/testdata/inputs", "tiny_17x9.png", exact},
+		{"image", "vision/testdata/inputs", "portrait_231x517.png", exact},
+		{"image", "vision/testdata/inputs", "lossless_211x160.webp", exact},
+		{"image", "vision/testdata/inputs", "grey_300x225.png", exact},
+		{"image", "vision/testdata/inputs", "landscape_401x300_q92_444.jpg", jpeg},
+		{"image", "vision/testdata/inputs", "landscape_640x233_q90_420.jpg", jpeg},
+		{"audio", "audio/testdata/inputs", "speech_16k_mono.wav", sound},
+		{"audio", "audio/testdata/inputs", "tone_11025_mono_2.2s.wav", sound},
+		{"audio", "audio/testdata/inputs", "mixed_44k_stereo.wav", sound},
+		{"audio", "audio/testdata/inputs", "blip_16k_0.1s.wav", sound},
+		{"video", "vision/testdata/video", "landscape_160x120_25fps_6s.mp4", exact},
+		{"video", "vision/testdata/video", "portrait_90x160_30fps_3s.mp4", exact},
+		{"video", "vision/testdata/video", "short_128x128_24fps_1.2s.mp4", exact},
+		{"video", "vision/testdata/video", "wide_400x300_ntsc_4s.mp4", exact},
+		{"video", "vision/testdata/video", "withaudio_160x90_25fps_2.5s.mp4", exact},
 	} {
 		t.Run(tt.file, func(t *testing.T) {
-			data := golden.Bytes(t, "../modality/"+tt.dir+"/testdata/inputs/"+tt.file)
-			got := read(t, tt.modality, data, modality.Options{Reference: true})
+			if tt.modality == "video" && program == "" {
+				golden.Need(t, "ffmpeg", "ffmpeg is not installed")
+			}
+			data := golden.Bytes(t, "../modality/"+tt.dir+"/"+tt.file)
+			got := read(t, tt.modality, data, modality.Options{Reference: true, FFmpeg: program})
 			d := golden.Close(t, got, unit(f.Tensor(t, tt.modality+"/"+tt.file).Values), tt.tol)
 			t.Logf("largest difference %.2g", d)
 		})
