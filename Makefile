@@ -39,8 +39,9 @@ fuzz: ## every fuzz target, FUZZTIME each (default 30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
 .PHONY: bench
-bench: ort ## the benchmarks beside the code
+bench: ort ## the benchmarks beside the code; reading files, beside the reference's Python
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+	@scripts/bench.sh
 
 .PHONY: lint
 lint: ## golangci-lint, with .golangci.yml
