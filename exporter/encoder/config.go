@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
 )
 
 // A Config holds the arguments of the reference's constructor (ImageBindModel)
@@ -35,6 +37,23 @@ func parseConfig(path string, raw []byte) (Config, error) {
 
 // Heads returns <encoder>_num_heads, or 0.
 func (c Config) Heads(encoder string) int { return int(c[encoder+"_num_heads"]) }
+
+// Encoder returns e with the groups of its input as <encoder>_num_group and
+// <encoder>_group_size have them, for a point encoder of other ones than the
+// released (Point-Bind's num_group and group_size).
+func (c Config) Encoder(e modality.Encoder) modality.Encoder {
+	if _, ok := e.Stem.(modality.Groups); !ok {
+		return e
+	}
+	e.Input = slices.Clone(e.Input)
+	if n := int(c[e.Name+"_num_group"]); n > 0 {
+		e.Input[0] = n
+	}
+	if n := int(c[e.Name+"_group_size"]); n > 0 {
+		e.Input[1] = n + 1
+	}
+	return e
+}
 
 // Check holds what the file says of an encoder against the checkpoint's shapes.
 func (c Config) Check(encoder string, info Info) error {

@@ -1,12 +1,15 @@
 package encoder
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"imagebind-llm/runner/modality/point"
 )
 
 func TestConfig(t *testing.T) {
-	c, err := ReadConfig(tiny + "config.json")
+	c, err := ReadConfig("../../testdata/golden/heads.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -14,6 +17,16 @@ func TestConfig(t *testing.T) {
 		if got := c.Heads(enc.Name); got != enc.heads {
 			t.Errorf("%s: %d heads, want %d", enc.Name, got, enc.heads)
 		}
+		released := enc.Encoder
+		if enc.Name == "point" {
+			released = point.Spec.Encoder
+		}
+		if got := c.Encoder(released); !slices.Equal(got.Input, enc.Input) {
+			t.Errorf("%s: input %v, want %v", enc.Name, got.Input, enc.Input)
+		}
+	}
+	if c, err = ReadConfig(tiny + "config.json"); err != nil {
+		t.Fatal(err)
 	}
 	if got := c.Heads("point"); got != 0 {
 		t.Errorf("point: %d heads", got)

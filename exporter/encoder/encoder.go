@@ -5,8 +5,10 @@
 //	stem -> [class token, tokens] + positions -> blocks -> head -> unit length · scale
 //
 // Dims come from the tensors' shapes, what those cannot tell from a
-// modality.Encoder. Each kind of stem is a file: patches.go, tokens.go. The
-// clips of one input are averaged by whoever runs the graph, not in it.
+// modality.Encoder. Each kind of stem is a file: patches.go and tokens.go are
+// ImageBind's, on the trunk of transformer.go; groups.go is Point-Bind's point
+// encoder, trunk and all. The clips of one input are averaged by whoever runs
+// the graph, not in it.
 package encoder
 
 import (
@@ -40,7 +42,8 @@ type Options struct {
 	// Exact makes quantised products exact (and many times slower on the CPU); else
 	// they round their input to 8 bits too.
 	Exact bool
-	// Taps adds outputs for tests: tokens, the trunk's input, and trunk, its output.
+	// Taps adds outputs for tests: of ImageBind's trunks tokens, the blocks' input,
+	// and trunk, their output; of Point-Bind's groups, feature and projected.
 	Taps bool
 }
 
@@ -55,7 +58,7 @@ type Info struct {
 // Has reports whether the checkpoint holds anything of an encoder. All are optional.
 func Has(src Source, enc modality.Encoder) bool {
 	for _, n := range src.Names() {
-		if owned(n, enc.Name) {
+		if Of(n) == enc.Name {
 			return true
 		}
 	}
@@ -73,7 +76,7 @@ func Has(src Source, enc modality.Encoder) bool {
 // the graph is saved.
 func Build(src Source, enc modality.Encoder, o Options) (*graph.Graph, Info, error) {
 	if !Has(src, enc) {
-		return nil, Info{}, imagebind.Errorf(imagebind.NotFound, "the checkpoint has no %s encoder: no tensor modality_trunks.%s.*", enc.Name, enc.Name)
+		return nil, Info{}, imagebind.Errorf(imagebind.NotFound, "the checkpoint has no %s encoder: no tensor of modality_trunks.%s.* or the like", enc.Name, enc.Name)
 	}
 	m, info, err := read(src, enc, o)
 	if err != nil {
@@ -91,57 +94,37 @@ func Build(src Source, enc modality.Encoder, o Options) (*graph.Graph, Info, err
 
 // A model mirrors the checkpoint.
 type model struct {
-	enc    modality.Encoder
-	stem   stem
-	pre    *nn.LayerNorm // vision: before the blocks
-	blocks []block
-	norm   nn.LayerNorm // the head's
-	head   nn.Linear
-	embed  int // E
-	scale  float64
-	float  onnx.DType // that it computes in
+	enc   modality.Encoder
+	trunk trunk
+	norm  nn.LayerNorm // the head's
+	head  nn.Linear
+	embed int // E
+	scale float64
+	float onnx.DType // that it computes in
 }
 
-// A stem turns the input into the trunk's tokens, and picks the token that
-// stands for the whole at the trunk's end. Each kind of modality.Stem has one.
-type stem interface {
-	// read claims the stem's tensors; width is the trunk's.
-	read(t *tensors, width int)
-	// tokens returns [N, T, D] of the graph's input, positions added.
-	tokens(g *graph.Graph, input *graph.Value, float onnx.DType) *graph.Value
-	// pool returns [N, D] of the trunk's output x [N, T, D].
-	pool(g *graph.Graph, input, x *graph.Value) *graph.Value
-	// length returns T.
-	length() int
+// A trunk turns the input into the one vector that the head reads.
+type trunk interface {
+	// read claims the trunk's tensors and says in info what their shapes tell.
+	read(t *tensors, info *Info, o Options) error
+	// width is that of the vector.
+	width() int
 	// heads returns the names that the head's norm and projection may have.
 	heads() [][2]string
-	// normed reports whether the stem has a norm of its own.
-	normed() bool
-	causal() bool
+	// features returns [N, width] of the graph's input.
+	features(g *graph.Graph, input *graph.Value, float onnx.DType, taps bool) *graph.Value
 }
 
-func newStem(enc modality.Encoder) (stem, error) {
+func newTrunk(enc modality.Encoder) (trunk, error) {
 	switch s := enc.Stem.(type) {
 	case modality.Patches:
-		return &patches{enc: enc, Patches: s}, nil
+		return &transformer{enc: enc, stem: &patches{enc: enc, Patches: s}}, nil
 	case modality.Tokens:
-		return &tokens{enc: enc}, nil
+		return &transformer{enc: enc, stem: &tokens{enc: enc}}, nil
+	case modality.Groups:
+		return &groups{enc: enc}, nil
 	}
 	return nil, fmt.Errorf("a stem of kind %T is not built here", enc.Stem)
-}
-
-// Epsilons of the norms: torch's default in the stems, 1e-6 in trunks and heads
-// (imagebind_model.py).
-const (
-	stemEps  = 1e-5
-	trunkEps = 1e-6
-)
-
-// A block is a pre-norm transformer block (transformer.py, BlockWithMasking).
-type block struct {
-	norm1, norm2 nn.LayerNorm
-	attn         nn.Attention
-	fc1, fc2     nn.Linear
 }
 
 func read(src Source, enc modality.Encoder, o Options) (*model, Info, error) {
@@ -151,85 +134,30 @@ func read(src Source, enc modality.Encoder, o Options) (*model, Info, error) {
 	if p := o.Precision; p != nn.FP32 && p != nn.FP16 && p != nn.Int8 {
 		return nil, Info{}, fmt.Errorf("precision %q: an encoder's is fp32, fp16 or int8", p)
 	}
-	s, err := newStem(enc)
+	trunk, err := newTrunk(enc)
 	if err != nil {
 		return nil, Info{}, err
 	}
 	t := newTensors(src, enc.Name)
-	trunk := "modality_trunks." + enc.Name + "."
-	width := t.size(trunk+"blocks.0.norm_1.weight", trunk+"blocks.0.norm_2.weight")
-	hidden := t.size(trunk+"blocks.0.mlp.fc1.weight", trunk+"blocks.0.mlp.fc1.bias")
-	info := Info{Width: width, Layers: t.count(trunk + "blocks."), Heads: o.Heads, Hidden: hidden, Scale: 1}
-	if err := t.err(false); err != nil {
+	info := Info{Heads: o.Heads, Scale: 1}
+	if err := trunk.read(t, &info, o); err != nil {
 		return nil, Info{}, err
 	}
-	if info.Heads == 0 {
-		info.Heads = enc.Heads
-		if width/max(1, info.Heads) < minHead {
-			return nil, Info{}, fmt.Errorf("it is %d wide, which is not the released size; say how many heads it has with --heads-config (%s_num_heads)", width, enc.Name)
-		}
-	}
-	if info.Heads < 1 || width%info.Heads != 0 {
-		return nil, Info{}, fmt.Errorf("%d heads do not divide its width of %d; say how many it has with --heads-config (%s_num_heads)", info.Heads, width, enc.Name)
-	}
-	s.read(t, width)
-	m := &model{enc: enc, stem: s, float: o.Precision.Activations()}
-	// Of the trunks only vision's stem has no norm; it has one before the blocks.
-	if _, isPatches := s.(*patches); isPatches && !s.normed() {
-		n := t.layerNorm("pre_norm", trunk+"pre_transformer_layer.0", width, trunkEps)
-		m.pre = &n
-	}
-	for i := range info.Layers {
-		m.blocks = append(m.blocks, readBlock(t, fmt.Sprintf("%sblocks.%d.", trunk, i), s, info, o))
-	}
-	m.readHead(t, width)
+	m := &model{enc: enc, trunk: trunk, float: o.Precision.Activations()}
+	m.readHead(t)
 	m.embed = m.head.Weight[0].Shape[0]
 	if m.scale, err = t.scale("modality_postprocessors." + enc.Name + ".1.log_logit_scale"); err != nil {
 		return nil, Info{}, err
 	}
-	info.Tokens, info.Embed, info.Scale = s.length(), m.embed, m.scale
+	info.Embed, info.Scale = m.embed, m.scale
 	return m, info, t.err(true)
 }
 
-// minHead is less than the width of a head in any model seen: 48 in the
-// released ones. A narrower one means that Heads is of another model.
-const minHead = 32
-
-func readBlock(t *tensors, p string, s stem, info Info, o Options) block {
-	accuracy := 4
-	if o.Exact {
-		accuracy = 0
-	}
-	d := info.Width
-	linear := func(name, weight, bias string, out, in int) nn.Linear {
-		return nn.Linear{
-			Name: name, Precision: o.Precision, Accuracy: accuracy,
-			Weight: []format.Tensor{t.get(p+weight, out, in)},
-			Bias:   []format.Tensor{t.get(p+bias, out)},
-		}
-	}
-	b := block{
-		norm1: t.layerNorm("norm_1", p+"norm_1", d, trunkEps),
-		norm2: t.layerNorm("norm_2", p+"norm_2", d, trunkEps),
-		attn: nn.Attention{
-			QKV:   linear("qkv", "attn.in_proj_weight", "attn.in_proj_bias", 3*d, d),
-			Out:   linear("out", "attn.out_proj.weight", "attn.out_proj.bias", d, d),
-			Heads: info.Heads, Causal: s.causal(),
-		},
-		fc1: linear("fc1", "mlp.fc1.weight", "mlp.fc1.bias", info.Hidden, d),
-		fc2: linear("fc2", "mlp.fc2.weight", "mlp.fc2.bias", d, info.Hidden),
-	}
-	if s.normed() { // audio, depth, thermal, imu: add_bias_kv
-		b.attn.BiasK = t.get(p+"attn.bias_k", 1, 1, d)
-		b.attn.BiasV = t.get(p+"attn.bias_v", 1, 1, d)
-	}
-	return b
-}
-
 // readHead reads norm and projection under the first pair of names that is there.
-func (m *model) readHead(t *tensors, width int) {
+func (m *model) readHead(t *tensors) {
+	width := m.trunk.width()
 	p := "modality_heads." + m.enc.Name + "."
-	names := m.stem.heads()
+	names := m.trunk.heads()
 	at := names[0]
 	for _, n := range names {
 		if t.has(p + n[1] + ".weight") {
@@ -237,7 +165,7 @@ func (m *model) readHead(t *tensors, width int) {
 			break
 		}
 	}
-	m.norm = t.layerNorm("head.norm", p+at[0], width, trunkEps)
+	m.norm = t.layerNorm("head.norm", p+at[0], width, headEps)
 	w := t.get(p+at[1]+".weight", any1, width)
 	if len(w.Shape) == 0 {
 		w.Shape = []int{0, width} // it is missing, and named in the error
@@ -255,18 +183,7 @@ func (m *model) build(g *graph.Graph, o Options) {
 		typ = onnx.Int64
 	}
 	input := g.Input("input", typ, dims...)
-	x := m.stem.tokens(g, input, m.float)
-	if o.Taps {
-		g.Output("tokens", g.Cast(x, onnx.Float))
-	}
-	if m.pre != nil {
-		x = m.pre.Apply(g, x)
-	}
-	x = m.trunk(g, x)
-	if o.Taps {
-		g.Output("trunk", g.Cast(x, onnx.Float))
-	}
-	x = m.norm.Apply(g, m.stem.pool(g, input, x)) // a norm is of one token: pooling first is the same
+	x := m.norm.Apply(g, m.trunk.features(g, input, m.float, o.Taps))
 	prenorm := g.Cast(m.head.Apply(g, x), onnx.Float)
 	// torch's normalize: x / max(|x|, 1e-12)
 	unit := g.Div(prenorm, g.Max(g.ReduceL2(prenorm, 1), g.Const(onnx.Float, 1e-12)))
@@ -275,25 +192,6 @@ func (m *model) build(g *graph.Graph, o Options) {
 	}
 	g.Output("embedding", unit, "N", m.embed)
 	g.Output("prenorm", prenorm, "N", m.embed)
-}
-
-// trunk runs the blocks. A block's last sum and the next one's norm are one operator.
-func (m *model) trunk(g *graph.Graph, x *graph.Value) *graph.Value {
-	var y *graph.Value // what the last block adds to x; nil before the first
-	for i, b := range m.blocks {
-		g.In(fmt.Sprintf("blocks.%d", i), func() {
-			var n *graph.Value
-			if y == nil {
-				n = b.norm1.Apply(g, x)
-			} else {
-				n, x = b.norm1.Skip(g, y, x)
-			}
-			g.In("attn", func() { y = b.attn.Apply(g, n) })
-			n, x = b.norm2.Skip(g, y, x)
-			g.In("mlp", func() { y = b.fc2.Apply(g, g.Gelu(b.fc1.Apply(g, n))) })
-		})
-	}
-	return g.Add(y, x)
 }
 
 // scale reads a learnt logarithm: min(exp(x), 100), or 1 where it is absent.

@@ -19,6 +19,8 @@ import (
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/audio"
+	"imagebind-llm/runner/modality/imu"
+	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/modality/text"
 	"imagebind-llm/runner/modality/vision"
 	"imagebind-llm/runner/ort"
@@ -26,12 +28,14 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/hashes.json")
 
-// tiny is a checkpoint of small dims with the reference's numbers for it; its
-// README says how it was made.
-const tiny = "../../testdata/golden/imagebind-tiny/"
+// tiny and pointTiny are checkpoints of small dims with the reference's numbers
+// for them; their READMEs say how they were made.
+const (
+	tiny      = "../../testdata/golden/imagebind-tiny/"
+	pointTiny = "../../testdata/golden/pointbind-tiny/"
+)
 
-// encoders are those of tiny, with its heads. Depth, thermal and IMU have no
-// folder in runner/modality yet, and need none to be built.
+// encoders are those of the two checkpoints, with their heads.
 var encoders = []struct {
 	modality.Encoder
 	heads int
@@ -41,7 +45,15 @@ var encoders = []struct {
 	{audio.Spec.Encoder, 4},
 	{modality.Encoder{Name: "depth", Input: []int{1, 224, 224}, Stem: modality.Patches{Weight: "depth_stem.proj.weight", Stride: []int{16, 16}}}, 4},
 	{modality.Encoder{Name: "thermal", Input: []int{1, 224, 224}, Stem: modality.Patches{Weight: "rgbt_stem.proj.weight", Stride: []int{16, 16}}}, 4},
-	{modality.Encoder{Name: "imu", Input: []int{6, 2000}, Stem: modality.Patches{Weight: "imu_stem.proj.weight", Stride: []int{8}}}, 3},
+	{imu.Spec.Encoder, 3},
+	{pointEncoder(64, 16), 4},
+}
+
+// pointEncoder is the point encoder for so many groups of so many points.
+func pointEncoder(groups, size int) modality.Encoder {
+	e := point.Spec.Encoder
+	e.Input = []int{groups, size + 1, 3}
+	return e
 }
 
 // A source is a checkpoint in memory, to be changed by tests.
@@ -63,16 +75,19 @@ func (s source) Names() []string {
 	return names
 }
 
+// load returns both checkpoints as one, as imagebind_w3D.pth has them.
 func load(t testing.TB) source {
 	t.Helper()
-	f, err := torch.Open(tiny + "checkpoint.pth")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
 	s := source{}
-	for _, x := range f.Tensors() {
-		s[x.Name] = x
+	for _, dir := range []string{tiny, pointTiny} {
+		f, err := torch.Open(dir + "checkpoint.pth")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		for _, x := range f.Tensors() {
+			s[x.Name] = x
+		}
 	}
 	return s
 }
@@ -114,6 +129,9 @@ type expected struct {
 // cases reads the golden cases of an encoder.
 func cases(t testing.TB, enc modality.Encoder) []expected {
 	t.Helper()
+	if enc.Name == "point" {
+		return pointCases(t, enc)
+	}
 	f := golden.Open(t, tiny+"goldens.safetensors")
 	var list []expected
 	for _, n := range f.Names() {
@@ -201,7 +219,9 @@ func TestGolden(t *testing.T) {
 				worstE := golden.Close(t, embedding, c.embedding.Values, 1e-6*length)
 				t.Logf("%s: prenorm %.1e, embedding %.1e of its length", c.name, worst, worstE/length)
 			}
-			testTaps(t, s, enc.Encoder, info)
+			if enc.Name != "point" { // which TestGroups looks into
+				testTaps(t, s, enc.Encoder, info)
+			}
 		})
 	}
 }
@@ -336,7 +356,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{"absent", func(s source) {
 			for n := range s {
-				if owned(n, "audio") {
+				if Of(n) == "audio" {
 					delete(s, n)
 				}
 			}

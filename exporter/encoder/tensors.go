@@ -11,17 +11,21 @@ import (
 	"imagebind-llm/internal/format"
 )
 
-// prefixes are the parts of a checkpoint that have one branch a modality.
-var prefixes = []string{"modality_preprocessors.", "modality_trunks.", "modality_heads.", "modality_postprocessors."}
+// branches are the parts of a checkpoint that have one branch an encoder.
+var branches = []string{"modality_preprocessors.", "modality_trunks.", "modality_heads.", "modality_postprocessors."}
 
-// owned reports whether a tensor is of the encoder's branch.
-func owned(name, encoder string) bool {
-	for _, p := range prefixes {
-		if rest, ok := strings.CutPrefix(name, p); ok {
-			return strings.HasPrefix(rest, encoder+".")
+// Of returns the name of the encoder that a tensor is part of, or "".
+func Of(tensor string) string {
+	if strings.HasPrefix(tensor, pointTrunk) {
+		return "point"
+	}
+	for _, b := range branches {
+		if rest, ok := strings.CutPrefix(tensor, b); ok {
+			name, _, _ := strings.Cut(rest, ".")
+			return name
 		}
 	}
-	return false
+	return ""
 }
 
 // any1 stands for any size in a wanted shape.
@@ -37,7 +41,7 @@ type tensors struct {
 func newTensors(src Source, encoder string) *tensors {
 	t := &tensors{src: src, left: map[string]bool{}}
 	for _, n := range src.Names() {
-		if owned(n, encoder) {
+		if Of(n) == encoder {
 			t.left[n] = true
 		}
 	}

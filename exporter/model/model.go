@@ -255,28 +255,14 @@ func encoderNames() []string {
 	return names
 }
 
-// branches are where an ImageBind has one part a modality; pointTrunk is
-// Point-Bind's own.
-var branches = []string{"modality_preprocessors.", "modality_trunks.", "modality_heads.", "modality_postprocessors."}
-
-const pointTrunk = "point_trunk."
-
 // known refuses tensors that are no ImageBind's and tells which encoders are
 // left out: those that no input is read for.
 func (x *export) known(ck *checkpoint.Checkpoint) error {
 	read := encoderNames()
 	var strange, left []string
 	for _, name := range ck.Names() {
-		var of string
-		for _, b := range branches {
-			if rest, ok := strings.CutPrefix(name, b); ok {
-				of, _, _ = strings.Cut(rest, ".")
-			}
-		}
-		switch {
-		case strings.HasPrefix(name, pointTrunk):
-			of = "point"
-		case of == "":
+		of := encoder.Of(name)
+		if of == "" {
 			strange = append(strange, name)
 			continue
 		}

@@ -1,0 +1,107 @@
+package encoder
+
+import (
+	"fmt"
+
+	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/nn"
+	"imagebind-llm/internal/format"
+	"imagebind-llm/runner/modality"
+)
+
+// A block is a pre-norm transformer block.
+type block struct {
+	norm1, norm2 nn.LayerNorm
+	attn         nn.Attention
+	fc1, fc2     nn.Linear
+}
+
+type blocks []block
+
+// blockNames are the names of a block's tensors in a checkpoint, where they
+// differ, and the epsilon of its norms.
+type blockNames struct {
+	norm1, norm2, qkv string
+	qkvBias           string // "": it has none
+	out               string
+	eps               float64
+}
+
+// blocks finds width, hidden width, number and heads of the blocks below prefix.
+func (info *Info) blocks(t *tensors, prefix string, names blockNames, enc modality.Encoder) error {
+	first := prefix + "0."
+	info.Width = t.size(first+names.norm1+".weight", first+names.norm2+".weight")
+	info.Hidden = t.size(first+"mlp.fc1.weight", first+"mlp.fc1.bias")
+	info.Layers = t.count(prefix)
+	if err := t.err(false); err != nil {
+		return err
+	}
+	say := fmt.Sprintf("say how many heads it has with --heads-config (%s_num_heads)", enc.Name)
+	if info.Heads == 0 {
+		info.Heads = enc.Heads
+		if info.Width/max(1, info.Heads) < minHead {
+			return fmt.Errorf("it is %d wide, which is not the released size; %s", info.Width, say)
+		}
+	}
+	if info.Heads < 1 || info.Width%info.Heads != 0 {
+		return fmt.Errorf("%d heads do not divide its width of %d; %s", info.Heads, info.Width, say)
+	}
+	return nil
+}
+
+// minHead is less than the width of a head in any model seen: 48 in the
+// released ones. A narrower one means that Heads is of another model.
+const minHead = 32
+
+func readBlocks(t *tensors, prefix string, names blockNames, info Info, o Options) (list blocks) {
+	accuracy := 4
+	if o.Exact {
+		accuracy = 0
+	}
+	d := info.Width
+	for i := range info.Layers {
+		p := fmt.Sprintf("%s%d.", prefix, i)
+		linear := func(name, weight, bias string, out, in int) nn.Linear {
+			l := nn.Linear{Name: name, Precision: o.Precision, Accuracy: accuracy, Weight: []format.Tensor{t.get(p+weight, out, in)}}
+			if bias != "" {
+				l.Bias = []format.Tensor{t.get(p+bias, out)}
+			}
+			return l
+		}
+		list = append(list, block{
+			norm1: t.layerNorm("norm_1", p+names.norm1, d, names.eps),
+			norm2: t.layerNorm("norm_2", p+names.norm2, d, names.eps),
+			attn: nn.Attention{
+				QKV:   linear("qkv", names.qkv, names.qkvBias, 3*d, d),
+				Out:   linear("out", names.out+".weight", names.out+".bias", d, d),
+				Heads: info.Heads,
+			},
+			fc1: linear("fc1", "mlp.fc1.weight", "mlp.fc1.bias", info.Hidden, d),
+			fc2: linear("fc2", "mlp.fc2.weight", "mlp.fc2.bias", d, info.Hidden),
+		})
+	}
+	return list
+}
+
+// apply runs the blocks on x [N, T, D]; pos [N, T, D], where there is one, is
+// added before each. A block's last sum and the next one's norm are one operator.
+func (bs blocks) apply(g *graph.Graph, x, pos *graph.Value) *graph.Value {
+	y := pos // what is still to be added to x; nil for nothing
+	for i, b := range bs {
+		g.In(fmt.Sprintf("blocks.%d", i), func() {
+			if i > 0 && pos != nil {
+				y = g.Add(y, pos)
+			}
+			var n *graph.Value
+			if y == nil {
+				n = b.norm1.Apply(g, x)
+			} else {
+				n, x = b.norm1.Skip(g, y, x)
+			}
+			g.In("attn", func() { y = b.attn.Apply(g, n) })
+			n, x = b.norm2.Skip(g, y, x)
+			g.In("mlp", func() { y = b.fc2.Apply(g, g.Gelu(b.fc1.Apply(g, n))) })
+		})
+	}
+	return g.Add(y, x)
+}

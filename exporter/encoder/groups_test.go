@@ -1,0 +1,125 @@
+package encoder
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/internal/golden"
+	"imagebind-llm/runner/modality"
+	"imagebind-llm/runner/modality/point"
+)
+
+// pointCases are the golden clouds of an encoder's number of groups, grouped as
+// the reference grouped them.
+func pointCases(t testing.TB, enc modality.Encoder) []expected {
+	t.Helper()
+	f := golden.Open(t, pointTiny+"goldens.safetensors")
+	var list []expected
+	for _, n := range f.Names() {
+		name, ok := strings.CutSuffix(n, "/neighbour_index_sorted")
+		if near := f.Tensor(t, n); ok && near.Shape[1] == enc.Input[0] {
+			input := regroup(f.Tensor(t, name+"/input"), f.Tensor(t, name+"/fps_index").Values, near)
+			list = append(list, expected{name, input, f.Tensor(t, name+"/prenorm"), f.Tensor(t, name+"/embedding")})
+		}
+	}
+	if len(list) == 0 {
+		t.Fatalf("no golden of %d groups", enc.Input[0])
+	}
+	return list
+}
+
+// regroup makes [B, G, K+1, 3] of clouds [B, N, 3], the indices of the centres
+// [B, G] and of their neighbours [B, G, K].
+func regroup(clouds golden.Tensor, centres []float32, near golden.Tensor) imagebind.Tensor {
+	b, g, k := near.Shape[0], near.Shape[1], near.Shape[2]
+	out := imagebind.NewFloats(b, g, k+1, 3)
+	dst := out.Floats
+	for i, c := range centres {
+		cloud := clouds.Values[i/g*clouds.Shape[1]*3:]
+		centre := cloud[3*int(c):][:3]
+		copy(dst, centre)
+		dst = dst[3:]
+		for _, n := range near.Values[i*k : (i+1)*k] {
+			for axis := range 3 {
+				dst[axis] = cloud[3*int(n)+axis] - centre[axis]
+			}
+			dst = dst[3:]
+		}
+	}
+	return out
+}
+
+// TestGroups holds the point encoder's inside against the reference's, and the
+// same clouds once more grouped by package point.
+//
+// real_grouping_8192 may differ by 1e-4 then: two points are as far from a
+// centre but for 2.5e-8, and either may be its neighbour. The reference itself
+// differs by 5e-6 there between float32 and float64.
+func TestGroups(t *testing.T) {
+	src := load(t)
+	f := golden.Open(t, pointTiny+"goldens.safetensors")
+	for _, size := range []struct{ groups, size int }{{64, 16}, {512, 32}} {
+		enc := pointEncoder(size.groups, size.size)
+		path, info := export(t, src, enc, Options{Heads: 4, Taps: true})
+		s := session(t, path)
+		for _, c := range pointCases(t, enc) {
+			t.Run(c.name, func(t *testing.T) {
+				out, err := s.Compute(t.Context(), map[string]imagebind.Tensor{"input": c.input}, "groups", "feature", "projected", "prenorm")
+				if err != nil {
+					t.Fatal(err)
+				}
+				tokens := f.Tensor(t, c.name+"/group_tokens") // of the first 64 groups
+				var got []float32
+				for one := range slices.Chunk(out["groups"].Floats, size.groups*tokens.Shape[2]) {
+					got = append(got, one[:64*tokens.Shape[2]]...)
+				}
+				golden.Close(t, got, tokens.Values, 1e-5)
+				golden.Close(t, out["feature"].Floats, f.Tensor(t, c.name+"/encoder_feature").Values, 1e-5)
+				golden.Close(t, out["projected"].Floats, f.Tensor(t, c.name+"/projected").Values, 1e-5)
+				worst := golden.Close(t, out["prenorm"].Floats, c.prenorm.Values, 1e-5)
+
+				clouds, start := f.Tensor(t, c.name+"/input"), f.Tensor(t, c.name+"/start_index").Values
+				ours := imagebind.Tensor{Shape: c.input.Shape}
+				for i, from := range start {
+					n := clouds.Shape[1] * 3
+					ours.Floats = append(ours.Floats, point.Group(clouds.Values[i*n:(i+1)*n], size.groups, size.size, int(from))...)
+				}
+				tol := 1e-5
+				if size.groups == 512 {
+					tol = 1e-4
+				}
+				prenorm, _ := run(t, s, expected{input: ours, prenorm: c.prenorm})
+				t.Logf("prenorm %.1e; grouped here %.1e", worst, golden.Close(t, prenorm, c.prenorm.Values, tol))
+			})
+		}
+		if info.Tokens != size.groups+1 || info.Layers != 3 || info.Width != 48 {
+			t.Errorf("%+v", info)
+		}
+	}
+}
+
+func TestGroupsErrors(t *testing.T) {
+	enc := pointEncoder(64, 16)
+	const p = "point_trunk.point_encoder."
+	src := load(t)
+	delete(src, "point_trunk.pc_projection")
+	delete(src, p+"encoder.first_conv.1.running_var")
+	delete(src, p+"encoder.second_conv.3.weight")
+	src[p+"extra"] = src[p+"norm.weight"]
+	src[p+"cls_pos"] = src[p+"norm.weight"]
+	_, _, err := Build(src, enc, Options{Heads: 4})
+	for _, want := range []string{"point_trunk.pc_projection is missing", "first_conv.1.running_var is missing", "second_conv.3.weight is missing", p + "extra is not part", p + "cls_pos has shape [48], want [1 1 48]"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+	if imagebind.KindOf(err) != imagebind.Invalid {
+		t.Errorf("kind of %v", err)
+	}
+	enc.Input = []int{8192, 3}
+	if _, _, err := Build(load(t), enc, Options{Heads: 4}); err == nil || !strings.Contains(err.Error(), "[G, K+1, 3]") {
+		t.Errorf("a cloud as input: %v", err)
+	}
+}
