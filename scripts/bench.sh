@@ -51,7 +51,7 @@ for round in $(seq "$rounds"); do
 done
 
 echo
-echo "A file to an encoder's input, milliseconds, one thread each, median of $rounds rounds."
+echo "A file to an encoder's input, milliseconds, one thread each${pin:+ on one core}, median of $rounds rounds; ratio: theirs over ours."
 sed -n 's/^cpu: */Processor: /p' "$work/times" | head -n 1
 echo "Ours: $(go env GOVERSION)"
 awk '

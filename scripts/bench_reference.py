@@ -8,7 +8,7 @@ DIR/MODALITY/FILE are the files. The loaders come out of checkouts of yours:
     BENCH_LLM        github.com/OpenGVLab/LLaMA-Adapter (or its imagebind_LLM): point clouds, and videos by PyAV
 
 Their packages: torch, torchvision, torchaudio, pytorchvideo, timm, ftfy, regex,
-einops, iopath, setuptools below 82, and for videos decord or av.
+einops, iopath, setuptools that has pkg_resources; for videos decord or av.
 
 Prints one JSON object a line: {"modality", "file", "by", "ms"}, or "why" for
 "ms" where there is nothing to measure. ms is the mean over BENCH_SECONDS (0.3)
