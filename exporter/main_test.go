@@ -79,7 +79,7 @@ func TestUsage(t *testing.T) {
 		{"no out", []string{"model", "--llama", demo + "llama"}, 2, "--out"},
 		{"precision", demoArgs(dir+"/b", "--precision", "fp8"), 2, `"fp8"`},
 		{"encoders' precision", demoArgs(dir+"/b", "--encoder-precision", "int4"), 2, "int4"},
-		{"point encoder", demoArgs(dir+"/b", "--point", text), 2, "no point encoder"},
+		{"point encoder", demoArgs(dir+"/b", "--point", text), 1, "--point"},
 		{"adapter alone", []string{"model", "--imagebind", "x", "--adapter", "y", "--out", dir + "/b"}, 2, "--llama"},
 		{"licence", demoArgs(dir+"/b", "--licence", "decoder=MIT"), 2, "adapter"},
 		{"no path", []string{"cache"}, 2, "--path"},
@@ -145,7 +145,7 @@ func TestDemo(t *testing.T) {
 			t.Error(err)
 		}
 		if b.Name != name || b.Embed() != 256 || b.Decoder == nil || b.Bridge == nil || b.Decoder.Template != "alpaca" ||
-			b.Decoder.BOS != 1 || !slices.Equal(b.Decoder.Stop, []int{2}) || !slices.Equal(b.Modalities(), []string{"image", "text"}) {
+			b.Decoder.BOS != 1 || !slices.Equal(b.Decoder.Stop, []int{2}) || !slices.Equal(b.Modalities(), []string{"image", "video", "text"}) {
 			t.Errorf("the manifest is %+v", b.Manifest)
 		}
 		if !slices.ContainsFunc(b.Licences, func(l bundle.Licence) bool { return l.Part == "llama" && l.Name == "this project's own" }) {

@@ -22,6 +22,7 @@ func (x *export) licences() ([]bundle.Licence, error) {
 		}
 	}
 	add("imagebind", x.ImageBind, "Meta's released ImageBind weights are CC BY-NC-SA 4.0: not for commercial use, and so is what is made from them")
+	add("point", x.Point, "the released Point-Bind weights are published together with ImageBind's, whose terms bind them too; see where they came from")
 	add("llama", x.LLaMA, "Meta's LLaMA weights come under Meta's LLaMA licence, which depends on the version; other models have their own")
 	add("adapter", x.Adapter, "the released ImageBind-LLM adapters were trained on LLaMA and ImageBind, whose terms bind them too")
 	if i := slices.IndexFunc(list, func(l bundle.Licence) bool { return l.Part == "llama" }); i >= 0 && x.baseLicence != "" {

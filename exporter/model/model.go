@@ -26,6 +26,7 @@ import (
 	"imagebind-llm/exporter/progress"
 	"imagebind-llm/internal/version"
 	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
 	"imagebind-llm/runner/modality/text"
 )
@@ -38,7 +39,7 @@ type Options struct {
 	Delta       string // added to the base model's weights
 	Tokenizer   string // tokenizer.model, tokenizer.json or a .gguf; empty: the one beside the LLaMA
 	Adapter     string // an ImageBind-LLM checkpoint
-	Point       string // a Point-Bind encoder: refused, this version builds none
+	Point       string // a Point-Bind state dict, alone or within an ImageBind's; goes over that in ImageBind
 
 	Precision        string   // of the decoder: fp32 (default), fp16, int8, int4
 	EncoderPrecision string   // of the encoders: fp32 (default), fp16, int8
@@ -62,9 +63,7 @@ func (o Options) Check() error {
 	}
 	fail := func(format string, args ...any) error { return imagebind.Errorf(imagebind.Invalid, format, args...) }
 	switch {
-	case o.Point != "":
-		return fail("--point: this version builds no point encoder; leave it out")
-	case o.ImageBind == "" && o.LLaMA == "":
+	case o.ImageBind == "" && o.Point == "" && o.LLaMA == "":
 		return fail("nothing to export: give --imagebind, --llama or both")
 	case o.Out == "":
 		return fail("no --out: name the bundle's folder")
@@ -74,8 +73,8 @@ func (o Options) Check() error {
 		return fail("--delta needs the --llama that it is added to")
 	case o.Tokenizer != "" && o.LLaMA == "":
 		return fail("--tokenizer is of a language model: give --llama too")
-	case o.HeadsConfig != "" && o.ImageBind == "":
-		return fail("--heads-config is of --imagebind, which is not given")
+	case o.HeadsConfig != "" && o.ImageBind == "" && o.Point == "":
+		return fail("--heads-config is of --imagebind and --point, which are not given")
 	case ep == nn.Int4:
 		return fail("--encoder-precision int4: it is fp32, fp16 or int8")
 	case o.Exact && p != nn.Int8 && p != nn.Int4 && ep != nn.Int8:
@@ -181,15 +180,7 @@ func (x *export) leftovers() {
 
 // encoders builds a graph for every trunk of the checkpoint that some kind of
 // input is read for.
-func (x *export) encoders() error {
-	if x.ImageBind == "" {
-		return nil
-	}
-	ck, err := checkpoint.Open(x.ImageBind)
-	if err != nil {
-		return fmt.Errorf("--imagebind: %w", err)
-	}
-	x.open = append(x.open, ck)
+func (x *export) encoders() (err error) {
 	var heads encoder.Config
 	if x.HeadsConfig != "" {
 		if heads, err = encoder.ReadConfig(x.HeadsConfig); err != nil {
@@ -200,25 +191,37 @@ func (x *export) encoders() error {
 	if err != nil {
 		return err
 	}
-	if err := x.known(ck); err != nil {
-		return fmt.Errorf("--imagebind %s: %w", x.ImageBind, err)
+	var files []*weights
+	for _, f := range []*weights{{flag: "--point", path: x.Point, points: true}, {flag: "--imagebind", path: x.ImageBind}} {
+		if f.path == "" {
+			continue
+		}
+		if f.Checkpoint, err = checkpoint.Open(f.path); err != nil {
+			return fmt.Errorf("%s: %w", f.flag, err)
+		}
+		x.open = append(x.open, f)
+		if err := x.known(f); err != nil {
+			return fmt.Errorf("%s %s: %w", f.flag, f.path, err)
+		}
+		files = append(files, f)
 	}
 	var errs []error
 	for _, spec := range all.Specs {
-		e := spec.Encoder
+		e := heads.Encoder(spec.Encoder)
 		if i := slices.IndexFunc(x.m.Encoders, func(b bundle.Encoder) bool { return b.Name == e.Name }); i >= 0 {
 			x.m.Encoders[i].Modalities = append(x.m.Encoders[i].Modalities, spec.Name)
 			continue
 		}
-		if !encoder.Has(ck, e) {
+		i := slices.IndexFunc(files, func(f *weights) bool { return f.has(e) })
+		if i < 0 {
 			continue
 		}
-		g, info, err := encoder.Build(ck, e, encoder.Options{Heads: heads.Heads(e.Name), Precision: p, Exact: x.Exact})
+		g, info, err := encoder.Build(files[i], e, encoder.Options{Heads: heads.Heads(e.Name), Precision: p, Exact: x.Exact})
 		if err == nil {
 			err = heads.Check(e.Name, info)
 		}
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("%s %s: %w", files[i].flag, files[i].path, err))
 			continue
 		}
 		name := e.Name + ".onnx"
@@ -233,12 +236,30 @@ func (x *export) encoders() error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("--imagebind %s: %w", x.ImageBind, err)
+		return err
 	}
-	if len(x.m.Encoders) == 0 {
-		return imagebind.Errorf(imagebind.Invalid, "--imagebind %s holds no encoder that this version reads inputs for (%s)", x.ImageBind, strings.Join(encoderNames(), ", "))
+	for _, f := range files {
+		if !slices.ContainsFunc(all.Specs, func(s modality.Spec) bool { return f.has(s.Encoder) }) {
+			what := strings.Join(encoderNames(), ", ")
+			if f.points {
+				what = "point"
+			}
+			return imagebind.Errorf(imagebind.Invalid, "%s %s holds no encoder that this version reads inputs for (%s)", f.flag, f.path, what)
+		}
 	}
 	return nil
+}
+
+// weights are a file of encoders.
+type weights struct {
+	*checkpoint.Checkpoint
+	flag, path string
+	points     bool // only that of point clouds is taken from it
+}
+
+func (f *weights) has(e modality.Encoder) bool {
+	_, groups := e.Stem.(modality.Groups)
+	return encoder.Has(f, e) && (groups || !f.points)
 }
 
 // vocabulary is the text encoder's, for whoever reads the bundle: the runner
@@ -257,7 +278,7 @@ func encoderNames() []string {
 
 // known refuses tensors that are no ImageBind's and tells which encoders are
 // left out: those that no input is read for.
-func (x *export) known(ck *checkpoint.Checkpoint) error {
+func (x *export) known(ck *weights) error {
 	read := encoderNames()
 	var strange, left []string
 	for _, name := range ck.Names() {
@@ -266,7 +287,7 @@ func (x *export) known(ck *checkpoint.Checkpoint) error {
 			strange = append(strange, name)
 			continue
 		}
-		if !slices.Contains(read, of) && !slices.Contains(left, of) {
+		if !ck.points && !slices.Contains(read, of) && !slices.Contains(left, of) {
 			left = append(left, of)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"imagebind-llm/exporter/verify"
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/modality/all"
 	"imagebind-llm/runner/ort"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/tokenizer"
@@ -30,7 +31,7 @@ const (
 // tinyOptions export the checkpoints that the goldens are of.
 func tinyOptions(t *testing.T, adapter string) Options {
 	return Options{
-		ImageBind: testdata + "imagebind-tiny/checkpoint.pth", HeadsConfig: testdata + "imagebind-tiny/config.json",
+		ImageBind: testdata + "imagebind-tiny/checkpoint.pth", Point: testdata + "pointbind-tiny/checkpoint.pth", HeadsConfig: testdata + "heads.json",
 		LLaMA: tiny + "7B", Tokenizer: tiny + "tokenizer.model", Adapter: tiny + adapter, Out: filepath.Join(t.TempDir(), "bundle"),
 	}
 }
@@ -51,7 +52,7 @@ func TestVerify(t *testing.T) {
 		exact                              bool
 		parts                              []string // that the report has
 	}{
-		{"fp32", "adapter-finetune.pth", "", "", false, []string{"encoder vision fp32", "encoder text fp32", "encoder audio fp32", "tokenizer", "bridge rmsnorm", "injection_after_wo", "decoder fp32", "image/alpaca"}},
+		{"fp32", "adapter-finetune.pth", "", "", false, []string{"encoder vision fp32", "vision_video", "encoder text fp32", "encoder audio fp32", "encoder depth fp32", "encoder thermal fp32", "encoder imu fp32", "encoder point fp32", "small_start0", "tokenizer", "bridge rmsnorm", "injection_after_wo", "decoder fp32", "image/alpaca"}},
 		{"legacy", "adapter-legacy.pth", "", "", false, []string{"bridge legacy", "legacy_image_cache/short"}},
 		{"pretrain", "adapter-pretrain.pth", "", "", false, []string{"pretrain_image/short"}},
 		{"fp16", "adapter-finetune.pth", "fp16", "fp16", false, []string{"decoder fp16", "encoder vision fp16"}},
@@ -111,28 +112,57 @@ func TestBase(t *testing.T) {
 // TestEmbeddings: an ImageBind alone.
 func TestEmbeddings(t *testing.T) {
 	o := tinyOptions(t, "")
-	o.LLaMA, o.Tokenizer, o.Adapter = "", "", ""
-	var out bytes.Buffer
-	if err := Export(t.Context(), o, &out); err != nil {
+	o.LLaMA, o.Tokenizer, o.Adapter, o.Point = "", "", "", ""
+	b := exported(t, o)
+	var others []string // all but point clouds
+	for _, s := range all.Specs {
+		if s.Encoder.Name != "point" {
+			others = append(others, s.Name)
+		}
+	}
+	if b.Name != "bundle" || b.Decoder != nil || b.Embed() != 64 || !slices.Equal(b.Modalities(), others) {
+		t.Errorf("the manifest is %+v", b.Manifest)
+	}
+	for _, e := range b.Encoders {
+		if len(e.Preprocessing) == 0 || e.Heads < 3 || e.Heads > 4 {
+			t.Errorf("encoder %+v", e)
+		}
+	}
+	if _, err := os.Stat(b.Path(vocabulary)); err != nil {
+		t.Error(err)
+	}
+}
+
+func exported(t *testing.T, o Options) *bundle.Bundle {
+	t.Helper()
+	if err := Export(t.Context(), o, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	b, err := bundle.Open(o.Out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Name != "bundle" || b.Decoder != nil || b.Embed() != 64 || !slices.Equal(b.Modalities(), []string{"image", "audio", "text"}) {
-		t.Errorf("the manifest is %+v", b.Manifest)
+	return b
+}
+
+// TestPoint: the point encoder alone, and not where neither file has one.
+func TestPoint(t *testing.T) {
+	o := tinyOptions(t, "")
+	o.LLaMA, o.Tokenizer, o.Adapter, o.ImageBind = "", "", "", ""
+	b := exported(t, o)
+	if e := b.Encoders; len(e) != 1 || e[0].Name != "point" || e[0].Heads != 4 || !slices.Equal(e[0].Input, []int{64, 17, 3}) || e[0].Layers != 3 {
+		t.Errorf("the encoders are %+v", b.Encoders)
 	}
-	for _, e := range b.Encoders {
-		if len(e.Preprocessing) == 0 || e.Heads != 4 {
-			t.Errorf("encoder %+v", e)
-		}
+	if l := b.Licences; len(l) != 1 || l[0].Part != "point" {
+		t.Errorf("licences %+v", b.Licences)
 	}
-	if !strings.Contains(out.String(), "left out, this version reads no such inputs: depth, thermal, imu") {
-		t.Errorf("what is left out is not named:\n%s", out.String())
+	o.Point = testdata + "imagebind-tiny/checkpoint.pth"
+	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "--point") || !strings.Contains(err.Error(), "(point)") {
+		t.Errorf("an ImageBind as --point: %v", err)
 	}
-	if _, err := os.Stat(b.Path(vocabulary)); err != nil {
-		t.Error(err)
+	o.Point, o.HeadsConfig = testdata+"pointbind-tiny/checkpoint.pth", ""
+	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "point_num_heads") {
+		t.Errorf("without its heads: %v", err)
 	}
 }
 
@@ -325,7 +355,7 @@ func TestRefusals(t *testing.T) {
 		{"larger tokenizer", func(o *Options) { o.Tokenizer = "../../demo/llama/tokenizer.model" }, "2048"},
 		{"other base", func(o *Options) { o.LLaMA = "../../demo/llama"; o.Tokenizer = "" }, "another base model than this one: width 80 for 256"},
 		{"ImageBind of other width", func(o *Options) {
-			o.ImageBind, o.HeadsConfig = "../../demo/imagebind_demo.pth", "../../demo/heads.json"
+			o.ImageBind, o.HeadsConfig, o.Point = "../../demo/imagebind_demo.pth", "../../demo/heads.json", ""
 		}, "embeddings of 64 values"},
 		{"template", func(o *Options) { o.Template = "alpacca" }, "alpacca"},
 	}

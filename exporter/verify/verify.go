@@ -19,6 +19,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format/safetensors"
 	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/ort"
 )
 
@@ -73,6 +74,13 @@ func Run(ctx context.Context, dir, goldens string, o ort.Options, out io.Writer)
 	if g := find(goldens, "imagebind-tiny", "goldens.safetensors"); g != "" {
 		if err := v.encoders(ctx, g); err != nil {
 			return err
+		}
+	}
+	if e, ok := b.EncoderOf(point.Spec.Name); ok {
+		if g := find(goldens, "pointbind-tiny", "goldens.safetensors"); g != "" {
+			if err := v.points(ctx, g, []bundle.Encoder{e}); err != nil {
+				return err
+			}
 		}
 	}
 	if g := find(goldens, "clip-bpe", "clip_bpe.json"); g != "" {

@@ -50,7 +50,7 @@ func (p *Pipeline) probe(ctx context.Context) error {
 		if !p.encoders.Has(s.Name) {
 			continue
 		}
-		shape := append([]int{1}, s.Encoder.Input...)
+		shape := append([]int{1}, p.encoders.Input(s.Name)...)
 		input := imagebind.NewFloats(shape...)
 		if s.Encoder.Ints {
 			input = imagebind.NewInts(shape...)

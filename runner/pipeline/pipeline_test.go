@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ const (
 
 // tiny is the bundle of the golden checkpoints, whose prompts are sent as they are.
 func tiny(t testing.TB) *bundle.Bundle {
-	b := *testbundle.Open(t, testbundle.ImageBind, testbundle.LLaMA, testbundle.Adapter)
+	b := *testbundle.Open(t, testbundle.ImageBind, testbundle.Point, testbundle.LLaMA, testbundle.Adapter)
 	d := *b.Decoder
 	d.Template = "plain"
 	b.Decoder = &d
@@ -94,8 +95,19 @@ func TestAnswersGolden(t *testing.T) {
 	golden.JSON(t, goldens+"goldens.json", &of)
 	var texts struct{ Cases []struct{ Text string } }
 	golden.JSON(t, "../modality/text/testdata/clip_bpe.json", &texts)
+	inputs := map[string]Part{
+		"Image": {Data: golden.Bytes(t, picture)},
+		"Audio": {Modality: "audio", Data: golden.Bytes(t, sound)},
+		"Text":  {Modality: "text", Data: []byte(texts.Cases[8].Text)},
+		"Video": {Modality: "video", Data: golden.Bytes(t, "../modality/vision/testdata/video/portrait_90x160_30fps_3s.mp4")},
+		"Point": {Modality: "point_cloud", Data: golden.Bytes(t, "../modality/point/testdata/cyl_1024.npy")},
+	}
 	ids := golden.Open(t, goldens+"goldens.safetensors")
-	ref := modality.Options{Reference: true}
+	program, err := exec.LookPath("ffmpeg")
+	if err != nil {
+		golden.Need(t, "ffmpeg", "wants ffmpeg for the video: "+err.Error())
+	}
+	ref := modality.Options{Reference: true, FFmpeg: program}
 	p := open(t, tiny(t), Options{Retriever: serveCache(t).client(t), Read: ref})
 	done := 0
 	for name, c := range of.Cases {
@@ -104,24 +116,11 @@ func TestAnswersGolden(t *testing.T) {
 		}
 		var parts []Part
 		for _, kind := range []string{"Image", "Audio", "Text", "Video", "Point"} {
-			w, ok := c.Weights[kind]
-			switch {
-			case !ok:
-			case kind == "Image":
-				parts = append(parts, Part{Data: golden.Bytes(t, picture), Weight: w})
-			case kind == "Audio":
-				parts = append(parts, Part{Modality: "audio", Data: golden.Bytes(t, sound), Weight: w})
-			case kind == "Text":
-				parts = append(parts, Part{Modality: "text", Data: []byte(texts.Cases[8].Text), Weight: w})
-			case kind == "Video": // ready, until video is read
-				e := golden.Open(t, "../../testdata/golden/imagebind-tiny/from_files.safetensors").Tensor(t, "video/portrait_90x160_30fps_3s.mp4")
-				parts = append(parts, Part{Modality: "video", Embedding: e.Values, Weight: w})
-			default:
-				parts = nil
+			if w, ok := c.Weights[kind]; ok {
+				part := inputs[kind]
+				part.Weight = w
+				parts = append(parts, part)
 			}
-		}
-		if c.Weights["Point"] > 0 {
-			continue // no point clouds yet
 		}
 		done++
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +145,7 @@ func TestAnswersGolden(t *testing.T) {
 			}
 		})
 	}
-	if done < 12 {
+	if done != 16 {
 		t.Errorf("%d cases", done)
 	}
 }
@@ -340,7 +339,10 @@ func TestRefuses(t *testing.T) {
 		{"empty", part(Part{Weight: 1, Modality: "image"}), imagebind.Invalid, "empty", "here"},
 		{"no picture", part(Part{Weight: 1, Modality: "image", Data: []byte("hello")}), imagebind.Unsupported, "", "here"},
 		{"cut picture", part(Part{Weight: 1, Data: image[:500]}), imagebind.Invalid, "", "here"},
-		{"unknown bytes", part(Part{Weight: 1, Data: []byte{0, 1, 2, 3}}), imagebind.Unsupported, "image, audio, text", "here"},
+		{"unknown bytes", part(Part{Weight: 1, Data: []byte{0, 1, 2, 3}}), imagebind.Unsupported, "send it as one of image, ", "here"},
+		{"a .npy of anything", part(Part{Weight: 1, Data: []byte("\x93NUMPY\x01\x00")}), imagebind.Unsupported, "send it as one of", "here"},
+		{"parameter of another", part(Part{Weight: 1, Modality: "image", Data: image, Params: modality.Params{"rate": 1}}), imagebind.Invalid, "image has no", "here"},
+		{"two things at once", part(Part{Weight: 1, Data: append(slices.Clone(image), "PK\x05\x06"+strings.Repeat("\x00", 18)...)}), imagebind.Invalid, "at once", "here"},
 		{"modality of later", part(Part{Weight: 1, Modality: "hologram", Data: image}), imagebind.Unsupported, "hologram", "here"},
 		{"embedding's dims", part(Part{Weight: 1, Embedding: unit[:63]}), imagebind.Invalid, "63", "here"},
 		{"embedding NaN", part(Part{Weight: 1, Embedding: nan}), imagebind.Invalid, "NaN", "here"},

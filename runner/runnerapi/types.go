@@ -270,6 +270,9 @@ func (p *Part) location(b []byte) error {
 		if err := decode(raw, &v, join(p.Type, name)); err != nil {
 			return err
 		}
+		if v == nil {
+			continue
+		}
 		if p.Params == nil {
 			p.Params = Params{}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/runnerapi"
@@ -70,6 +72,16 @@ func TestAsk(t *testing.T) {
 		t.Errorf("%+v", q)
 	}
 
+	body, contentType = multi(t, "prompt", "hi", "@imu", "a", "imu_acc_in_g", "true", "@imu", "b", "imu_rate", "100", "imu_rate", "200")
+	if resp, raw := s.do(http.MethodPost, "/v1/ask", contentType, body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d: %s", resp.StatusCode, raw)
+	}
+	for i, rate := range []float64{100, 200} { // one switch for both, a rate each
+		if p := f.query.Parts[i]; !maps.Equal(p.Params, modality.Params{"rate": rate, "acc_in_g": 1}) {
+			t.Errorf("part %d: %+v", i, p.Params)
+		}
+	}
+
 	body, contentType = multi(t, "prompt", "hi", "stream", "true", "stream_options", `{"include_usage":true}`)
 	resp, raw = s.do(http.MethodPost, "/v1/ask", contentType, body)
 	if chunks := s.chunks(t, raw); resp.Header.Get("Content-Type") != "text/event-stream" || chunks[len(chunks)-1].Usage == nil || len(f.query.Parts) > 0 {
@@ -89,7 +101,13 @@ func TestAskRefuses(t *testing.T) {
 		{"an unknown field", []string{"prompt", "hi", "imge", "x"}, 400, "imge", "bind_text_weight"},
 		{"an unknown file", []string{"prompt", "hi", "@smell", "x"}, 415, "smell", "it has image, audio, text"},
 		{"a modality that is not here", []string{"prompt", "hi", "@video", "x"}, 415, "video", "it has image, audio, text"},
-		{"its weight", []string{"prompt", "hi", "video_weight", "1"}, 400, "video_weight", "unknown"},
+		{"its weight", []string{"prompt", "hi", "smell_weight", "1"}, 400, "smell_weight", "unknown"},
+		{"its parameter", []string{"prompt", "hi", "image_rate", "1"}, 400, "image_rate", "unknown"},
+		{"a parameter for nothing", []string{"prompt", "hi", "imu_rate", "200"}, 400, "imu", "has none"},
+		{"parameters for another number of files", []string{"prompt", "hi", "@imu", "1", "imu_rate", "200", "imu_rate", "100"}, 400, "imu_rate", "one for all"},
+		{"a parameter no number", []string{"prompt", "hi", "@imu", "1", "imu_rate", "fast"}, 400, "imu_rate", "number"},
+		{"a parameter out of range", []string{"prompt", "hi", "@imu", "1", "imu_rate", "-5"}, 400, "imu", "rate is -5"},
+		{"a switch as a number", []string{"prompt", "hi", "@imu", "1", "imu_acc_in_g", "2"}, 400, "imu", "true or false"},
 		{"a name for a file", []string{"prompt", "hi", "image", "dog.jpg"}, 400, "image", "-F image=@FILE"},
 		{"a large file", []string{"prompt", "hi", "@image", "123456789"}, 413, "image", "8 bytes"},
 		{"many files", []string{"prompt", "hi", "@image", "1", "@image", "2", "@image", "3"}, 413, "image", "2 media"},

@@ -24,6 +24,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/runner/generate"
 	"imagebind-llm/runner/media"
+	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/runnerapi"
@@ -138,6 +139,8 @@ func TestQuery(t *testing.T) {
 		}
 		return out
 	}
+	motion := part("imu", "csv", 1, "messages[0].content[1].imu_url.url")
+	motion.Params = modality.Params{"rate": 200, "acc_in_g": 1}
 	embedding := pipeline.Part{Modality: "depth", Embedding: imagebind.Embedding{1, 0}, Weight: 1, Param: "messages[0].content[1]"}
 	for _, tt := range []struct {
 		name, messages string
@@ -151,6 +154,8 @@ func TestQuery(t *testing.T) {
 		{"kinds and weights", user(picture[:len(picture)-1] + `,"weight":0.7},` + bind("rain") + `,{"type":"input_audio","input_audio":{"data":"d2F2","format":"wav"}},{"type":"audio_url","audio_url":{"url":"data:,wav2"}}`),
 			texts("user", "q"), []pipeline.Part{part("image", "img", 0.7, "messages[0].content[1].image_url.url"), part("text", "rain", 1, "messages[0].content[2]"),
 				part("audio", "wav", 1, "messages[0].content[3].input_audio.data"), part("audio", "wav2", 1, "messages[0].content[4].audio_url.url")}},
+		{"parameters", user(`{"type":"imu_url","imu_url":{"url":"data:,csv","rate":200,"acc_in_g":true,"detail":"low","window":null}}`), texts("user", "q"), []pipeline.Part{motion}},
+		{"a file of any kind", user(`{"type":"media_url","media_url":{"url":"data:,file"}}`), texts("user", "q"), []pipeline.Part{part("", "file", 1, "messages[0].content[1].media_url.url")}},
 		{"embedding", user(`{"type":"embedding","embedding":{"data":[1,0],"modality":"depth"}}`), texts("user", "q"), []pipeline.Part{embedding}},
 		{"the latest turn that has media", user(bind("old")) + `,{"role":"assistant","content":"a"},` + user(bind("new")) + `,{"role":"assistant","content":"b"},{"role":"user","content":"c"}`,
 			texts("user", "q", "assistant", "a", "user", "q", "assistant", "b", "user", "c"), []pipeline.Part{part("text", "new", 1, "messages[2].content[1]")}},
@@ -220,7 +225,10 @@ func TestChatRefuses(t *testing.T) {
 		{"weight as a text", weighted(`"NaN"`), 400, "messages[0].content[0].weight", "number"},
 		{"weight too large", weighted("1e300"), 400, "messages[0].content[0].weight", "positive"},
 		{"weight too small", weighted("1e-300"), 400, "messages[0].content[0].weight", "positive"},
-		{"unknown part", content(`{"type":"smell","smell":{}}`), 400, "messages[0].content[0]", "bind_text, media_url, input_audio, embedding"},
+		{"unknown part", content(`{"type":"smell","smell":{}}`), 400, "messages[0].content[0]", "media_url, input_audio, embedding"},
+		{"unknown parameter", content(`{"type":"imu_url","imu_url":{"url":"data:,x","speed":2}}`), 400, "messages[0].content[0].imu_url", "it has rate, "},
+		{"parameter out of range", content(`{"type":"imu_url","imu_url":{"url":"data:,x","rate":1e9}}`), 400, "messages[0].content[0].imu_url", "rate is 1e+09"},
+		{"parameter no number", content(`{"type":"imu_url","imu_url":{"url":"data:,x","rate":"fast"}}`), 400, "messages[0].content[0].imu_url", "neither a number"},
 		{"a modality that is not here", content(`{"type":"video_url","video_url":{"url":"data:,x"}}`), 415, "messages[0].content[0]", "it has image, audio, text"},
 		{"bad base64", content(`{"type":"image_url","image_url":{"url":"data:image/png;base64,!!"}}`), 400, "messages[0].content[0].image_url.url", "base64"},
 		{"bad sound", content(`{"type":"input_audio","input_audio":{"data":"!!","format":"wav"}}`), 400, "messages[0].content[0].input_audio.data", "base64"},

@@ -114,7 +114,7 @@ func (f *fake) Modalities() []string {
 	if f.modalities != nil {
 		return f.modalities
 	}
-	return []string{"image", "audio", "text"}
+	return []string{"image", "audio", "text", "imu"}
 }
 func (f *fake) Dim() int     { return 2 }
 func (f *fake) Context() int { return 512 }
@@ -250,7 +250,7 @@ func TestService(t *testing.T) {
 	if err := json.Unmarshal(raw, &list); err != nil || len(list.Data) != 1 {
 		t.Fatalf("%s", raw)
 	}
-	if m := list.Data[0]; m.ID != "tiny" || m.Dimensions != 2 || m.MaxContext != 512 || m.MaxTokens != 128 || !slices.Equal(m.Modalities, []string{"image", "audio", "text"}) || m.Licences[0].Licence != "CC BY-NC-SA 4.0" || *m.Cache.K != 10 {
+	if m := list.Data[0]; m.ID != "tiny" || m.Dimensions != 2 || m.MaxContext != 512 || m.MaxTokens != 128 || !slices.Equal(m.Modalities, []string{"image", "audio", "text", "imu"}) || len(m.Inputs) != 4 || m.Inputs[3].Part != "imu_url" || m.Inputs[3].Params[0].Name != "rate" || m.Licences[0].Licence != "CC BY-NC-SA 4.0" || *m.Cache.K != 10 {
 		t.Errorf("%+v", m)
 	}
 	get("/v1/models/tiny", 200)

@@ -17,7 +17,8 @@ import (
 
 // Args of `exporter model`, from the module's root.
 var (
-	ImageBind = []string{"--imagebind", "testdata/golden/imagebind-tiny/checkpoint.pth", "--heads-config", "testdata/golden/imagebind-tiny/config.json"}
+	ImageBind = []string{"--imagebind", "testdata/golden/imagebind-tiny/checkpoint.pth", "--heads-config", "testdata/golden/heads.json"}
+	Point     = []string{"--point", "testdata/golden/pointbind-tiny/checkpoint.pth"}
 	LLaMA     = []string{"--llama", "testdata/golden/llama-adapter-tiny/7B", "--tokenizer", "testdata/golden/llama-adapter-tiny/tokenizer.model"}
 	Adapter   = []string{"--adapter", "testdata/golden/llama-adapter-tiny/adapter-finetune.pth"}
 )

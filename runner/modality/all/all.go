@@ -7,6 +7,8 @@ import (
 
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/audio"
+	"imagebind-llm/runner/modality/imu"
+	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/modality/text"
 	"imagebind-llm/runner/modality/vision"
 )
@@ -14,8 +16,11 @@ import (
 // Specs are all kinds of input, in the order in which they are shown.
 var Specs = []modality.Spec{
 	vision.Image,
+	vision.Video,
 	audio.Spec,
 	text.Spec,
+	imu.Spec,
+	point.Spec,
 }
 
 // ByName returns the Spec with the given name, as in "image".
