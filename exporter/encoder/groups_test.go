@@ -1,14 +1,18 @@
 package encoder
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/onnx"
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/point"
+	"imagebind-llm/runner/ort"
 )
 
 // pointCases are the golden clouds of an encoder's number of groups, grouped as
@@ -122,4 +126,52 @@ func TestGroupsErrors(t *testing.T) {
 	if _, _, err := Build(load(t), enc, Options{Heads: 4}); err == nil || !strings.Contains(err.Error(), "[G, K+1, 3]") {
 		t.Errorf("a cloud as input: %v", err)
 	}
+}
+
+// BenchmarkNearest compares the two places that 32 neighbours of 512 centres
+// among 8192 points can be found in: a graph (all distances as one product,
+// then TopK), and package point, which chooses the centres too. One thread each.
+func BenchmarkNearest(b *testing.B) {
+	const n, groups, size = 8192, 512, 32
+	f := golden.Open(b, pointTiny+"goldens.safetensors")
+	cloud := f.Tensor(b, "real_grouping_8192/input").Values[:3*n]
+	b.Run("graph", func(b *testing.B) {
+		g, err := graph.Build(func(g *graph.Graph) {
+			points, centres := g.Input("points", onnx.Float, n, 3), g.Input("centres", onnx.Float, groups, 3)
+			squares := g.Reshape(g.ReduceSum(g.Mul(points, points), 1), 1, n)
+			distance := g.Sub(squares, g.Mul(g.Const(onnx.Float, 2), g.MatMul(centres, g.Transpose(points, 1, 0))))
+			found := []graph.Dim{{N: groups}, {N: size}}
+			near := g.OpN("", "TopK", []*graph.Value{distance, g.Ints(size)},
+				[]graph.Out{{DType: onnx.Float, Shape: found}, {DType: onnx.Int64, Shape: found}},
+				graph.Int("largest", 0), graph.Int("sorted", 0))[1]
+			g.Output("neighbours", g.Sub(g.Gather(points, near, 0), g.Unsqueeze(centres, 1)))
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		path := filepath.Join(b.TempDir(), "nearest.onnx")
+		if err := g.Save(path, nil); err != nil {
+			b.Fatal(err)
+		}
+		s, err := ort.Open(path, ort.Options{Threads: 1})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer s.Close()
+		centres := make([]float32, 0, 3*groups)
+		for i := range groups {
+			centres = append(centres, cloud[3*16*i:][:3]...)
+		}
+		in := map[string]imagebind.Tensor{"points": {Shape: []int{n, 3}, Floats: cloud}, "centres": {Shape: []int{groups, 3}, Floats: centres}}
+		for b.Loop() {
+			if _, err := s.Compute(b.Context(), in, "neighbours"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("go, with the centres", func(b *testing.B) {
+		for b.Loop() {
+			point.Group(cloud, groups, size, 0)
+		}
+	})
 }
