@@ -36,20 +36,32 @@ func parseConfig(path string, raw []byte) (Config, error) {
 }
 
 // Heads returns <encoder>_num_heads, or 0.
-func (c Config) Heads(encoder string) int { return int(c[encoder+"_num_heads"]) }
+func (c Config) Heads(e modality.Encoder) int { return c.of(e, "num_heads") }
+
+// of returns <encoder>_key; that of a point encoder may stand there as in
+// Point-Bind's own configuration, without a prefix.
+func (c Config) of(e modality.Encoder, key string) int {
+	if v, ok := c[e.Name+"_"+key]; ok {
+		return int(v)
+	}
+	if _, ok := e.Stem.(modality.Groups); ok {
+		return int(c[key])
+	}
+	return 0
+}
 
 // Encoder returns e with the groups of its input as <encoder>_num_group and
 // <encoder>_group_size have them, for a point encoder of other ones than the
-// released (Point-Bind's num_group and group_size).
+// released.
 func (c Config) Encoder(e modality.Encoder) modality.Encoder {
 	if _, ok := e.Stem.(modality.Groups); !ok {
 		return e
 	}
 	e.Input = slices.Clone(e.Input)
-	if n := int(c[e.Name+"_num_group"]); n > 0 {
+	if n := c.of(e, "num_group"); n > 0 {
 		e.Input[0] = n
 	}
-	if n := int(c[e.Name+"_group_size"]); n > 0 {
+	if n := c.of(e, "group_size"); n > 0 {
 		e.Input[1] = n + 1
 	}
 	return e

@@ -14,7 +14,7 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, enc := range encoders {
-		if got := c.Heads(enc.Name); got != enc.heads {
+		if got := c.Heads(enc.Encoder); got != enc.heads {
 			t.Errorf("%s: %d heads, want %d", enc.Name, got, enc.heads)
 		}
 		released := enc.Encoder
@@ -28,8 +28,15 @@ func TestConfig(t *testing.T) {
 	if c, err = ReadConfig(tiny + "config.json"); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.Heads("point"); got != 0 {
+	if got := c.Heads(point.Spec.Encoder); got != 0 {
 		t.Errorf("point: %d heads", got)
+	}
+	own, err := ReadConfig(pointTiny + "config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := own.Encoder(point.Spec.Encoder).Input; own.Heads(point.Spec.Encoder) != 4 || !slices.Equal(got, []int{64, 17, 3}) {
+		t.Errorf("Point-Bind's own: %d heads, input %v", own.Heads(point.Spec.Encoder), got)
 	}
 	if err := c.Check("audio", Info{Width: 40, Layers: 2, Embed: 64}); err != nil {
 		t.Error(err)

@@ -199,7 +199,11 @@ func (t *tensors) scale(name string) (float64, error) {
 	if !t.has(name) {
 		return 1, nil
 	}
-	x, err := t.get(name).Floats()
+	w := t.get(name)
+	if w.Read == nil { // no scalar, which is among the faults
+		return 1, nil
+	}
+	x, err := w.Floats()
 	if err != nil {
 		return 0, err
 	}

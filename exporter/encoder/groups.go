@@ -46,8 +46,8 @@ const groupEps = 1e-5
 var pointBlock = blockNames{norm1: "norm1", norm2: "norm2", qkv: "attn.qkv.weight", out: "attn.proj", eps: groupEps}
 
 func (x *groups) read(t *tensors, info *Info, o Options) error {
-	if len(x.enc.Input) != 3 || x.enc.Input[2] != 3 {
-		return fmt.Errorf("its input is %v, want [G, K+1, 3]", x.enc.Input)
+	if in := x.enc.Input; len(in) != 3 || in[0] < 1 || in[1] < 2 || in[2] != 3 {
+		return fmt.Errorf("its input is %v, want [G, K+1, 3], G and K at least 1", in)
 	}
 	p := pointTrunk + "point_encoder."
 	if err := info.blocks(t, p+"blocks.blocks.", pointBlock, x.enc); err != nil {
@@ -74,7 +74,7 @@ func (x *groups) read(t *tensors, info *Info, o Options) error {
 	x.blocks = readBlocks(t, p+"blocks.blocks.", pointBlock, *info, o)
 	x.norm = t.layerNorm("norm", p+"norm", x.d, groupEps)
 	if x.projection = t.get(pointTrunk+"pc_projection", 2*x.d, any1); x.projection.Shape == nil {
-		x.projection.Shape = []int{2 * x.d, 0} // it is missing, and named in the error
+		x.projection.Shape = []int{2 * x.d, any1} // it is missing, and named in the error
 	}
 	info.Tokens = x.enc.Input[0] + 1
 	return nil
@@ -136,6 +136,9 @@ func (t *tensors) normed(l nn.Linear, prefix string) nn.Linear {
 		}
 		a.scale, a.shift = make([]float64, n), make([]float64, n)
 		for i := range n {
+			if variance := float64(v[3][i]); !(variance >= 0) || math.IsInf(variance, 0) {
+				return a, fmt.Errorf("tensor %s: value %d is %v, which is no variance", stats[3].Name, i, variance)
+			}
 			a.scale[i] = float64(v[0][i]) / math.Sqrt(float64(v[3][i])+groupEps)
 			a.shift[i] = (float64(v[4][i])-float64(v[2][i]))*a.scale[i] + float64(v[1][i])
 		}

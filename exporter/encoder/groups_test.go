@@ -122,6 +122,32 @@ func TestGroupsErrors(t *testing.T) {
 	if imagebind.KindOf(err) != imagebind.Invalid {
 		t.Errorf("kind of %v", err)
 	}
+	if strings.Contains(err.Error(), "want [0]") {
+		t.Errorf("what follows from a missing tensor is named too: %v", err)
+	}
+	src = load(t)
+	v := src[p+"encoder.first_conv.1.running_var"]
+	v.Read = func(dst []float32, _ int) error {
+		for i := range dst {
+			dst[i] = -1
+		}
+		return nil
+	}
+	src[v.Name] = v
+	g, _, err := Build(src, enc, Options{Heads: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Save(filepath.Join(t.TempDir(), "g.onnx"), nil); err == nil || !strings.Contains(err.Error(), v.Name) {
+		t.Errorf("a variance of -1: %v", err)
+	}
+	src = load(t)
+	scale := src["modality_postprocessors.point.1.log_logit_scale"]
+	scale.Shape = []int{2}
+	src[scale.Name] = scale
+	if _, _, err := Build(src, enc, Options{Heads: 4}); err == nil || !strings.Contains(err.Error(), scale.Name+" has shape [2]") {
+		t.Errorf("two scales: %v", err)
+	}
 	enc.Input = []int{8192, 3}
 	if _, _, err := Build(load(t), enc, Options{Heads: 4}); err == nil || !strings.Contains(err.Error(), "[G, K+1, 3]") {
 		t.Errorf("a cloud as input: %v", err)

@@ -216,7 +216,7 @@ func (x *export) encoders() (err error) {
 		if i < 0 {
 			continue
 		}
-		g, info, err := encoder.Build(files[i], e, encoder.Options{Heads: heads.Heads(e.Name), Precision: p, Exact: x.Exact})
+		g, info, err := encoder.Build(files[i], e, encoder.Options{Heads: heads.Heads(e), Precision: p, Exact: x.Exact})
 		if err == nil {
 			err = heads.Check(e.Name, info)
 		}
@@ -240,11 +240,10 @@ func (x *export) encoders() (err error) {
 	}
 	for _, f := range files {
 		if !slices.ContainsFunc(all.Specs, func(s modality.Spec) bool { return f.has(s.Encoder) }) {
-			what := strings.Join(encoderNames(), ", ")
 			if f.points {
-				what = "point"
+				return imagebind.Errorf(imagebind.Invalid, "%s %s holds no point encoder: no tensor of point_trunk.*", f.flag, f.path)
 			}
-			return imagebind.Errorf(imagebind.Invalid, "%s %s holds no encoder that this version reads inputs for (%s)", f.flag, f.path, what)
+			return imagebind.Errorf(imagebind.Invalid, "%s %s holds no encoder that this version reads inputs for (%s)", f.flag, f.path, strings.Join(encoderNames(), ", "))
 		}
 	}
 	return nil

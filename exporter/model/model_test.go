@@ -157,7 +157,7 @@ func TestPoint(t *testing.T) {
 		t.Errorf("licences %+v", b.Licences)
 	}
 	o.Point = testdata + "imagebind-tiny/checkpoint.pth"
-	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "--point") || !strings.Contains(err.Error(), "(point)") {
+	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "--point") || !strings.Contains(err.Error(), "no tensor of point_trunk") {
 		t.Errorf("an ImageBind as --point: %v", err)
 	}
 	o.Point, o.HeadsConfig = testdata+"pointbind-tiny/checkpoint.pth", ""

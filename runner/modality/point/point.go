@@ -49,9 +49,9 @@ var Spec = modality.Spec{
 		Input: input,
 		Stem:  modality.Groups{},
 		Preprocessing: map[string]any{
-			"groups": groups, "group_size": size, "points": trained, "start_index": int(start.Default),
+			"points": trained, "start_index": int(start.Default),
 			"normalise": "mean 0, largest norm 1, unless every mean is within 0.1 and the largest norm 0.8 to 1.25",
-			"centres":   "farthest points, float32, the first of equals", "row_0": "centre", "rows_1_to_32": "nearest points less the centre",
+			"centres":   "farthest points, float32, the first of equals", "row_0": "centre", "other_rows": "nearest points less the centre",
 		},
 	},
 	Read: Read,
