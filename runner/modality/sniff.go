@@ -33,6 +33,9 @@ var signatures = []signature{
 	{media: "image/bmp", magic: "BM", and: func(d []byte) bool { // the size of the second header is below 256
 		return len(d) >= 18 && d[15] == 0 && d[16] == 0 && d[17] == 0
 	}},
+	{media: "image/x-exr", magic: "\x76\x2f\x31\x01"},
+	{media: "image/x-portable-floatmap", magic: "Pf\n"},
+	{media: "image/x-portable-floatmap", magic: "PF\n"},
 	{media: "audio/flac", magic: "fLaC"},
 	{media: "audio/ogg", magic: "OggS", and: func(d []byte) bool { return !bytes.Contains(d[:min(len(d), 256)], []byte("theora")) }},
 	{media: "video/ogg", magic: "OggS"},

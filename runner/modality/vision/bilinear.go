@@ -73,3 +73,21 @@ func (k cut) resizeTo(dst []float32, stride int, p Picture) {
 		}
 	}
 }
+
+// FitPlane writes the centre [224, 224] of a plane [H, W] whose short side is
+// resized to 224, to dst: as torchvision's Resize(224) and CenterCrop(224) did
+// to tensors before release 0.17, bilinear without antialiasing.
+// It panics if src holds fewer than w·h values or dst fewer than 224².
+func FitPlane(dst, src []float32, w, h int) {
+	rw, rh := resized(w, h)
+	c := centre(rw, rh)
+	rows, cols := lerps(h, rh, c.top, c.h), lerps(w, rw, c.left, c.w)
+	dst = dst[:Side*Side]
+	for _, y := range rows {
+		above, below := src[w*y.i:][:w], src[w*y.j:][:w]
+		for i, x := range cols {
+			dst[i] = (1-y.w)*((1-x.w)*above[x.i]+x.w*above[x.j]) + y.w*((1-x.w)*below[x.i]+x.w*below[x.j])
+		}
+		dst = dst[Side:]
+	}
+}

@@ -65,7 +65,7 @@ func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, er
 	if err != nil {
 		return Picture{}, broken(c.name, err)
 	}
-	if err := check(cfg.Width, cfg.Height, o); err != nil {
+	if err := Check(cfg.Width, cfg.Height, o); err != nil {
 		return Picture{}, err
 	}
 	if media == "image/jpeg" && cfg.ColorModel == color.CMYKModel && !hasAdobe(data) {

@@ -46,7 +46,7 @@ func TestResize(t *testing.T) {
 		for i := range p.Pix {
 			p.Pix[i] = byte(uint32(i) * 2654435761 >> 13)
 		}
-		if hash(fit(p)) != tt.SHA256 {
+		if hash(Fit(p)) != tt.SHA256 {
 			t.Errorf("%d × %d: pixels differ from Pillow's", tt.W, tt.H)
 		}
 	}

@@ -72,7 +72,7 @@ func ReadVideo(ctx context.Context, data []byte, o modality.Options) (t imagebin
 	if missing != nil && !errors.Is(missing, ffmpeg.ErrMissing) {
 		return t, missing
 	}
-	if err := check(v.W, v.H, o); err != nil {
+	if err := Check(v.W, v.H, o); err != nil {
 		return t, err
 	}
 	if missing == nil {

@@ -79,7 +79,7 @@ func ReadImage(ctx context.Context, data []byte, o modality.Options) (imagebind.
 	if err := ctx.Err(); err != nil {
 		return imagebind.Tensor{}, err
 	}
-	p = fit(p)
+	p = Fit(p)
 	t := imagebind.NewFloats(1, 3, 2, Side, Side)
 	const plane = Side * Side
 	frame := make([]float32, 3*plane)
@@ -118,17 +118,22 @@ func resized(w, h int) (int, int) {
 	return long, Side
 }
 
-// fit resizes p to a short side of 224 and crops the centre: [224, 224]. Only
-// the cropped columns and rows are computed.
-func fit(p Picture) Picture {
-	w, h := resized(p.W, p.H)
+// centre is the window [224, 224] that torchvision's CenterCrop takes of w × h.
+func centre(w, h int) window {
 	left := int(math.RoundToEven(float64(w-Side) / 2))
 	top := int(math.RoundToEven(float64(h-Side) / 2))
-	return resize(p, w, h, window{left, top, Side, Side})
+	return window{left, top, Side, Side}
 }
 
-// check holds the size of a picture's header against the limits.
-func check(w, h int, o modality.Options) error {
+// Fit resizes p to a short side of 224 and crops the centre: [224, 224]. Only
+// the cropped columns and rows are computed.
+func Fit(p Picture) Picture {
+	w, h := resized(p.W, p.H)
+	return resize(p, w, h, centre(w, h))
+}
+
+// Check holds the size of a picture's header against the limits.
+func Check(w, h int, o modality.Options) error {
 	l := o.Limits.OrDefault()
 	if o.Reference {
 		l.Smallest = 1
