@@ -72,12 +72,13 @@ func percentiles(pix []float32) (from, to float64) {
 	if n == 0 || least == most {
 		return least, most
 	}
-	const bins = 1 << 16 // exact for 16-bit values
-	step := (most - least) / (bins - 1)
+	const bins = 1 << 16
+	_, e := math.Frexp((most - least) / bins)
+	step := math.Ldexp(1, e) // a power of two of 1 at most for 16-bit values, which are exact so
 	var count [bins]int
 	for _, f := range pix {
 		if v := float64(f); !math.IsInf(v, 0) && !math.IsNaN(v) {
-			count[int(math.Round((v-least)/step))]++
+			count[int((v-least)/step)]++
 		}
 	}
 	at := func(share float64) float64 {

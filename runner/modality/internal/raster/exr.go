@@ -65,7 +65,7 @@ func readEXR(s source) (Plane, error) {
 		return Plane{}, err
 	}
 	of, row := before*h.w, pixel*h.w // of a row in the file: where the channel begins, and its size
-	rows := 1 // of a chunk
+	rows := 1                        // of a chunk
 	if h.compression == exrZIP {
 		rows = 16
 	}
