@@ -12,7 +12,7 @@ import (
 // TestSniffFiles sniffs every file of the modalities' tests.
 func TestSniffFiles(t *testing.T) {
 	media := map[string]string{
-		".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp", ".bmp": "image/bmp", ".tiff": "image/tiff",
+		".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp", ".bmp": "image/bmp", ".tiff": "image/tiff", ".exr": "image/x-exr", ".pfm": "image/x-portable-floatmap",
 		".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".m4a": "audio/mp4", ".mka": "video/x-matroska",
 		".gz": "application/gzip", ".obj": "model/obj", ".npy": "application/x-npy", ".json": "text/plain", ".md": "text/plain",
 	}
@@ -65,6 +65,8 @@ func TestSniff(t *testing.T) {
 		{"RIFF\x00\x00", "application/octet-stream"},
 		{"BM for short", "text/plain"},
 		{"MM\x00*", "image/tiff"},
+		{"\x76\x2f\x31\x01\x02\x00\x00\x00", "image/x-exr"},
+		{"Pf\n2 1\n-1.0\n\x00", "image/x-portable-floatmap"},
 		{"ply\nformat ascii 1.0\n", "model/ply"},
 		{"ply\r\nformat", "model/ply"},
 		{"plywood", "text/plain"},
