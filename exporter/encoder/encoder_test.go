@@ -19,9 +19,11 @@ import (
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/audio"
+	"imagebind-llm/runner/modality/depth"
 	"imagebind-llm/runner/modality/imu"
 	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/modality/text"
+	"imagebind-llm/runner/modality/thermal"
 	"imagebind-llm/runner/modality/vision"
 	"imagebind-llm/runner/ort"
 )
@@ -43,8 +45,8 @@ var encoders = []struct {
 	{vision.Encoder, 4},
 	{text.Spec.Encoder, 4},
 	{audio.Spec.Encoder, 4},
-	{modality.Encoder{Name: "depth", Input: []int{1, 224, 224}, Stem: modality.Patches{Weight: "depth_stem.proj.weight", Stride: []int{16, 16}}}, 4},
-	{modality.Encoder{Name: "thermal", Input: []int{1, 224, 224}, Stem: modality.Patches{Weight: "rgbt_stem.proj.weight", Stride: []int{16, 16}}}, 4},
+	{depth.Spec.Encoder, 4},
+	{thermal.Spec.Encoder, 4},
 	{imu.Spec.Encoder, 3},
 	{pointEncoder(64, 16), 4},
 }

@@ -7,9 +7,11 @@ import (
 
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/audio"
+	"imagebind-llm/runner/modality/depth"
 	"imagebind-llm/runner/modality/imu"
 	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/modality/text"
+	"imagebind-llm/runner/modality/thermal"
 	"imagebind-llm/runner/modality/vision"
 )
 
@@ -19,6 +21,8 @@ var Specs = []modality.Spec{
 	vision.Video,
 	audio.Spec,
 	text.Spec,
+	depth.Spec,
+	thermal.Spec,
 	imu.Spec,
 	point.Spec,
 }
