@@ -92,7 +92,10 @@ func Decode(ctx context.Context, data []byte, o modality.Options, what string) (
 		return Plane{}, err
 	}
 	defer foreign.Recover(&err, r.name)
-	return r.read(source{data, what, o})
+	if p, err = r.read(source{data, what, o}); err != nil {
+		return Plane{}, err
+	}
+	return p, ctx.Err()
 }
 
 // colours is the error of a picture that has them.

@@ -157,7 +157,7 @@ func tag(b []byte, tag uint16, value uint32) []byte {
 func TestRefused(t *testing.T) {
 	none, zip, tif := file(t, "none.exr"), file(t, "zip.exr"), file(t, "float_pillow.tif")
 	const window, compression = "dataWindow\x00box2i\x00", "compression\x00compression\x00"
-	const top, right, bottom = 25, 29, 33 // behind the start of window
+	const top, right, bottom = 25, 29, 33                    // behind the start of window
 	first := bytes.Index(none, []byte("scanlineimage")) + 14 // the first offset
 	npy := file(t, "float.npy")
 	colour := image.NewRGBA(image.Rect(0, 0, 4, 4))
@@ -231,6 +231,23 @@ func TestRefused(t *testing.T) {
 				t.Errorf("error is %v (kind %v), want %q", err, imagebind.KindOf(err), tt.want)
 			}
 		})
+	}
+}
+
+// TestSharedTags: a directory of 60000 tags whose lists are the same megabyte is read in no time.
+func TestSharedTags(t *testing.T) {
+	const tags, longs = 60000, 1 << 18
+	b := binary.LittleEndian.AppendUint32([]byte("II*\x00"), 8)
+	b = binary.LittleEndian.AppendUint16(b, tags)
+	for i := range tags {
+		b = binary.LittleEndian.AppendUint16(b, []uint16{tagStrips, 60000}[i%2])
+		b = binary.LittleEndian.AppendUint16(b, 4)
+		b = binary.LittleEndian.AppendUint32(b, longs)
+		b = binary.LittleEndian.AppendUint32(b, 0)
+	}
+	b = append(b, make([]byte, 4*longs)...)
+	if n := testing.AllocsPerRun(1, func() { _, _ = parseTIFF(b) }); n > 100 {
+		t.Errorf("%v allocations; each list is one", n)
 	}
 }
 

@@ -29,7 +29,12 @@ const (
 	tagFormat      = 339 // 1 whole, 2 signed, 3 floats
 )
 
-// A directory is the first of a TIFF file: the numbers of each tag above.
+var known = []uint16{
+	tagWidth, tagHeight, tagBits, tagCompression, tagStrips, tagSamples, tagRows, tagSizes, tagPredictor, tagTiles, tagFormat,
+}
+
+// A directory is the first of a TIFF file: the numbers of each known tag. The
+// others are left alone, as thousands of them may share a list of megabytes.
 type directory struct {
 	order binary.ByteOrder
 	tags  map[uint16][]int
@@ -54,9 +59,10 @@ func parseTIFF(data []byte) (directory, error) {
 		return d, bad
 	}
 	for ; n > 0; n, entries = n-1, entries[12:] {
-		width := map[uint16]int64{3: 2, 4: 4}[d.order.Uint16(entries[2:])] // of a short or long
+		width := map[uint16]int64{3: 2, 4: 4}[d.order.Uint16(entries[2:])] // bytes of a short or long
 		count := int64(d.order.Uint32(entries[4:]))
-		if width == 0 {
+		tag := d.order.Uint16(entries)
+		if _, twice := d.tags[tag]; twice || width == 0 || !slices.Contains(known, tag) {
 			continue
 		}
 		values := entries[8:12]
@@ -75,7 +81,7 @@ func parseTIFF(data []byte) (directory, error) {
 				list[i] = int(d.order.Uint32(values[4*i:]))
 			}
 		}
-		d.tags[d.order.Uint16(entries)] = list
+		d.tags[tag] = list
 	}
 	return d, nil
 }
