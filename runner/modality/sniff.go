@@ -36,8 +36,6 @@ var signatures = []signature{
 	{media: "image/x-exr", magic: "\x76\x2f\x31\x01"},
 	{media: "image/x-portable-floatmap", magic: "Pf\n"},
 	{media: "image/x-portable-floatmap", magic: "PF\n"},
-	{media: "image/x-exr", magic: "\x76\x2f\x31\x01"},
-	{media: "image/x-portable-floatmap", magic: "Pf\n"}, // one channel; PF has three
 	{media: "audio/flac", magic: "fLaC"},
 	{media: "audio/ogg", magic: "OggS", and: func(d []byte) bool { return !bytes.Contains(d[:min(len(d), 256)], []byte("theora")) }},
 	{media: "video/ogg", magic: "OggS"},
