@@ -3,22 +3,23 @@
 // facebookresearch/ImageBind ask for one); the rules here are put together from
 // what its authors published and what others measured:
 //
-//   - Depth becomes disparity, baseline · focal / depth, in pixels: the
-//     ImageBind paper (arXiv 2305.05665), appendix B, after Omnivore's. The code
-//     is issue 12 of facebookresearch/omnivore, with the sensors' baselines and
-//     the bounds of 0.01 and 50 m.
+//   - Depth becomes disparity, baseline · focal / depth, in pixels, as in
+//     Omnivore (arXiv 2201.08377), by the same company: issue 12 of
+//     facebookresearch/omnivore has its authors' code, the sensors' baselines
+//     and the bounds of 0.01 and 50 m.
 //   - Disparity above 75 is 75, and 75 becomes 1; then short side 224, bilinear,
 //     without antialiasing as torchvision was then; centre 224; (x - 0.0418) /
-//     0.0295: Omnivore's inference_tutorial.ipynb, DepthNorm and the fourth
-//     channel. That ImageBind does the same is inferred: its authors' answers in
-//     the issues point there.
+//     0.0295: Omnivore's predict.py, DepthNorm and the fourth channel.
+//   - That ImageBind does the same is inferred: its issues 69, 107 and 134 build
+//     on Omnivore's code and constants.
 //   - A metre counts as eight. SUN RGB-D, of which the constants are, stores
-//     millimetres rotated left by three bits, and issue 12 reads them as they
-//     are: all its depths are eight times too large. 0.0418 · 75 px is a mean
-//     depth of 12 m with a Kinect, and rooms are 1.6 m. ImageBind's issue 134
-//     finds the mean 24.82 px in the decoded files, which is 7.9 times that,
-//     and the paper's accuracy with it. This too is inferred; issue 12 of
-//     TencentARC/ViT-Lens has the rotation.
+//     millimetres rotated left by three bits, and the code of issue 12 reads
+//     them as they are: all its depths are eight times too large. The mean,
+//     0.0418 · 75 px, is 12 m with a Kinect; an eighth of that is a room. Who
+//     opened ImageBind's issue 134 decodes the files, reaches the paper's accuracy
+//     and has a mean of 24.82 px (OlafBraakman/robust-retrieval-augmentation,
+//     depth_mean), 7.9 times this one. So this too is inferred, from numbers
+//     that agree; issue 12 of TencentARC/ViT-Lens has the rotation.
 //
 // Files are read by package raster.
 package depth
@@ -43,6 +44,7 @@ const (
 	millis    = 0.001       // metres of 1 in a file of whole numbers
 	kinect    = 518.857901  // focal length in pixels of NYU Depth V2's camera, in pictures 640 wide
 	side      = vision.Side // of the input
+	unlikely  = 100         // metres: a map without a nearer depth is in another unit
 )
 
 // What senders may say of a depth map. The defaults are the Kinect's, of which
@@ -120,18 +122,22 @@ func disparities(pix []float32, metres float64, o modality.Options) error {
 		missing = 1
 	}
 	pixels := o.Value(baseline) * o.Value(focal) // times metres
+	closest := math.Inf(1)                       // in the file's unit
 	measured := false
 	for i, v := range pix {
 		if !(v > 0) {
 			pix[i] = missing
 			continue
 		}
-		measured = true
+		measured, closest = true, min(closest, float64(v))
 		d := min(max(float64(v)*metres*asTrained, nearest), farthest)
 		pix[i] = float32(math.Min(pixels/d, most) / most)
 	}
 	if !measured {
 		return imagebind.Errorf(imagebind.Invalid, "no pixel of the depth map has a depth: all are 0, negative or not a number")
+	}
+	if m := closest * metres; m > unlikely && !math.IsInf(m, 1) { // all would be the farthest, and alike
+		return imagebind.Errorf(imagebind.Invalid, "the nearest depth of the depth map is %.4g m; set scale, the metres of 1: 0.001 for millimetres", m)
 	}
 	return nil
 }

@@ -115,6 +115,7 @@ func TestUnits(t *testing.T) {
 		{"twice the baseline", plane(2), modality.Params{"baseline": 0.15}, norm(0.15 * kinect / 16)},
 		{"half the focal length", plane(2), modality.Params{"focal": kinect / 2}, at(4)},
 		{"farther than 50 of theirs", plane(7), nil, at(50. / asTrained)},
+		{"far away", plane(99), nil, at(50. / asTrained)},
 		{"infinite", plane(float32(math.Inf(1))), nil, at(50. / asTrained)},
 		{"nearer than 75 pixels", plane(0.01), nil, norm(most)},
 	} {
@@ -146,6 +147,7 @@ func TestRefused(t *testing.T) {
 		{"no depth at all", grey(t, true, 0), small, imagebind.Invalid, "no pixel of the depth map has a depth"},
 		{"not a number", plane(float32(math.NaN())), small, imagebind.Invalid, "no pixel"},
 		{"negative", plane(-1), small, imagebind.Invalid, "no pixel"},
+		{"millimetres as floats", pfm("2 2", 0, 800, 2000, 5000), small, imagebind.Invalid, "nearest depth of the depth map is 800 m; set scale"},
 		{"8 bits", grey(t, false, 100), small, imagebind.Invalid, "set scale"},
 		{"one pixel", plane(1), modality.Options{}, imagebind.Invalid, "at least 2"},
 		{"large", grey(t, true, 100), modality.Options{Limits: modality.Limits{Pixels: 8}}, imagebind.TooLarge, "3 × 3"},

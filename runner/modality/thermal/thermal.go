@@ -3,8 +3,8 @@
 // request 73 of facebookresearch/ImageBind proposes one); the rules here are
 // put together from what is known:
 //
-//   - The encoder was trained on LLVIP's pictures, 8-bit grey, as one channel:
-//     the ImageBind paper (arXiv 2305.05665), section 3 and appendix B.
+//   - The encoder was trained on LLVIP's pictures, 8-bit grey, as one channel
+//     (the ImageBind paper, arXiv 2305.05665).
 //   - Values are grey / 255, 0 to 1, with no mean taken and no division by a
 //     deviation. This is inferred: with them LLVIP's accuracy is 62.4 %, with a
 //     normalisation 55.2 %, and 63.4 % in the paper (pull request 73, comments).
