@@ -35,7 +35,7 @@ func open(t testing.TB) *Encoders {
 			t.Error(err)
 		}
 	})
-	if e.Dim() != 64 || !e.Has("image") || !e.Has("audio") || !e.Has("text") || e.Has("depth") {
+	if e.Dim() != 64 || !e.Has("image") || !e.Has("audio") || !e.Has("text") || !e.Has("depth") || e.Has("point_cloud") {
 		t.Fatalf("dim %d, modalities %v", e.Dim(), e.of)
 	}
 	return e
@@ -47,7 +47,8 @@ func TestGolden(t *testing.T) {
 	e := open(t)
 	f := golden.Open(t, goldens+"goldens.safetensors")
 	for _, tt := range []struct{ name, modality string }{
-		{"vision_image", "image"}, {"vision_image_random", "image"}, {"audio", "audio"}, {"text", "text"},
+		{"vision_image", "image"}, {"vision_image_random", "image"}, {"vision_video", "video"}, {"audio", "audio"}, {"text", "text"},
+		{"depth", "depth"}, {"thermal", "thermal"}, {"imu", "imu"},
 	} {
 		in := f.Tensor(t, tt.name+"/input")
 		want := f.Tensor(t, tt.name+"/normalised")
@@ -209,7 +210,7 @@ func TestManyClips(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	e := open(t)
-	if _, err := e.Embed(t.Context(), "depth", imagebind.Tensor{}); imagebind.KindOf(err) != imagebind.Unsupported {
+	if _, err := e.Embed(t.Context(), "point_cloud", imagebind.Tensor{}); imagebind.KindOf(err) != imagebind.Unsupported {
 		t.Errorf("a modality without encoder: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
