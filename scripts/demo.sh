@@ -63,7 +63,7 @@ if [ ! -e "$work/bundle/bundle.json" ] || [ -n "$(find demo bin/exporter -maxdep
 		--licence imagebind="$licence" --licence llama="$licence" --licence adapter="$licence" --out "$work/bundle"
 fi
 
-start retriever "$retriever" --data "$work/data" --source-root demo
+start retriever "$retriever" --data "$work/data" --source-root demo --runners "http://$runner,http://localhost:${runner#*:}"
 bin/exporter cache --retriever "http://$retriever" --collection default --path features.npy
 start runner "$runner" --bundle "$work/bundle" --retriever "http://$retriever"
 
