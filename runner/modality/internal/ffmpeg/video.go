@@ -88,14 +88,14 @@ func (v *Video) packets(r io.Reader, demuxer string, most int) (missing bool, er
 		}
 		pts, ptsErr := strconv.ParseInt(strings.TrimSpace(field[2]), 10, 64)
 		span, spanErr := strconv.ParseInt(strings.TrimSpace(field[3]), 10, 64)
-		if err := errors.Join(ptsErr, spanErr); err != nil {
-			return false, err
+		if ptsErr != nil || spanErr != nil {
+			return false, errTimes
 		}
 		flags := int64(key)
 		if _, hex, ok := strings.Cut(line, "F=0x"); ok {
 			hex, _, _ = strings.Cut(hex, ",")
 			if flags, err = strconv.ParseInt(hex, 16, 64); err != nil {
-				return false, err
+				return false, errTimes
 			}
 		}
 		switch {
