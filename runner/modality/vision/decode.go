@@ -47,42 +47,60 @@ var codecs = map[string]codec{
 // ground, 16-bit grey keeps its high byte and the picture is turned upright;
 // with o.Reference alpha is dropped, grey above 255 becomes 255 and EXIF
 // orientation is ignored (but for TIFF, where Pillow applies it too).
-func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, err error) {
+func Decode(ctx context.Context, data []byte, o modality.Options) (Picture, error) {
+	r, err := decode(ctx, data, o)
+	if err != nil {
+		return Picture{}, err
+	}
+	return whole(r), nil
+}
+
+// decode is Decode, but that the rows of a JPEG may still be planes.
+func decode(ctx context.Context, data []byte, o modality.Options) (_ rows, err error) {
 	media := modality.Sniff(data)
 	c, ok := codecs[media]
 	if !ok {
-		return Picture{}, unsupported(data, media)
+		return nil, unsupported(data, media)
 	}
 	if err := ctx.Err(); err != nil {
-		return Picture{}, err
+		return nil, err
 	}
 	defer foreign.Recover(&err, c.name)
-	whole := data // with the chunks around an animation
+	file := data // with the chunks around an animation
 	if media == "image/webp" {
 		data = firstFrame(data)
 	}
 	cfg, err := c.config(bytes.NewReader(data))
 	if err != nil {
-		return Picture{}, broken(c.name, err)
+		return nil, broken(c.name, err)
 	}
 	if err := Check(cfg.Width, cfg.Height, o); err != nil {
-		return Picture{}, err
+		return nil, err
 	}
 	if media == "image/jpeg" && cfg.ColorModel == color.CMYKModel && !hasAdobe(data) {
 		data = withAdobe(data)
 	}
 	img, err := c.decode(bytes.NewReader(data))
 	if err != nil {
-		return Picture{}, broken(c.name, err)
+		return nil, broken(c.name, err)
 	}
 	if b := img.Bounds(); b.Dx() > cfg.Width || b.Dy() > cfg.Height {
-		return Picture{}, imagebind.Errorf(imagebind.Invalid, "the %s file is broken: its header says %d × %d pixels, its data %d × %d", c.name, cfg.Width, cfg.Height, b.Dx(), b.Dy())
+		return nil, imagebind.Errorf(imagebind.Invalid, "the %s file is broken: its header says %d × %d pixels, its data %d × %d", c.name, cfg.Width, cfg.Height, b.Dx(), b.Dy())
 	}
+	turn := 1
+	if !o.Reference || media == "image/tiff" {
+		turn = orientation(media, file)
+	}
+	var p Picture
 	var alpha []byte // [H, W], nil where opaque
 	switch img := img.(type) {
 	case *image.YCbCr:
 		if media == "image/jpeg" {
-			p = jpegRGB(img)
+			r := &jpegRows{YCbCr: img}
+			if turn == 1 {
+				return r, nil
+			}
+			p = whole(r)
 		} else {
 			p = webpRGB(img)
 		}
@@ -106,10 +124,7 @@ func Decode(ctx context.Context, data []byte, o modality.Options) (p Picture, er
 	if !o.Reference && alpha != nil {
 		onWhite(p, alpha)
 	}
-	if !o.Reference || media == "image/tiff" {
-		p = upright(p, orientation(media, whole))
-	}
-	return p, nil
+	return upright(p, turn), nil
 }
 
 // firstFrame returns the first frame of an animated WebP as a file of its own;

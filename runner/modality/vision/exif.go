@@ -130,27 +130,24 @@ func upright(p Picture, orientation int) Picture {
 	if orientation >= 5 {
 		w, h = h, w
 	}
-	out := Picture{w, h, make([]byte, len(p.Pix))}
+	row, end := 3*p.W, len(p.Pix)
+	// Where the first pixel comes from, and how far on the next to the right and below.
+	turn := [...]struct{ at, right, down int }{
+		2: {row - 3, -3, row},
+		3: {end - 3, -3, -row},
+		4: {end - row, 3, -row},
+		5: {0, row, 3},
+		6: {end - row, -row, 3},
+		7: {end - 3, -row, -3},
+		8: {row - 3, row, -3},
+	}[orientation]
+	out := Picture{w, h, make([]byte, end)}
+	dst := out.Pix
 	for y := range h {
-		for x := range w {
-			sx, sy := x, y // where the pixel at (x, y) comes from
-			switch orientation {
-			case 2:
-				sx = w - 1 - x
-			case 3:
-				sx, sy = w-1-x, h-1-y
-			case 4:
-				sy = h - 1 - y
-			case 5:
-				sx, sy = y, x
-			case 6:
-				sx, sy = y, w-1-x
-			case 7:
-				sx, sy = h-1-y, w-1-x
-			case 8:
-				sx, sy = h-1-y, x
-			}
-			copy(out.Pix[3*(y*w+x):], p.Pix[3*(sy*p.W+sx):][:3])
+		at := turn.at + y*turn.down
+		for range w {
+			copy(dst[:3], p.Pix[at:][:3])
+			dst, at = dst[3:], at+turn.right
 		}
 	}
 	return out

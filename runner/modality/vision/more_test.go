@@ -34,7 +34,29 @@ func TestDecodeMore(t *testing.T) {
 	}
 }
 
-// TestResize holds fit against Pillow, to the byte, over many shapes.
+// TestRows asks a JPEG, of each subsampling, for parts of its rows in any order.
+func TestRows(t *testing.T) {
+	for _, name := range []string{"422", "420", "440", "411"} {
+		r, err := decode(t.Context(), golden.Bytes(t, "testdata/more/flat_61x61_"+name+".jpg"), reference)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := r.(*jpegRows); !ok {
+			t.Fatalf("%s: a %T", name, r)
+		}
+		p := whole(r)
+		for _, y := range []int{60, 0, 31, 30} {
+			for _, part := range [][2]int{{0, 1}, {60, 61}, {0, 61}, {7, 22}, {30, 31}} {
+				got := r.row(y, part[0], part[1])
+				if want := p.row(y, part[0], part[1]); !bytes.Equal(got, want) {
+					t.Errorf("%s, row %d, %v: %v, want %v", name, y, part, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestResize holds Fit against Pillow, to the byte, over many shapes.
 func TestResize(t *testing.T) {
 	var want []struct {
 		W, H   int
@@ -233,5 +255,17 @@ func BenchmarkRead(b *testing.B) {
 		if _, err := ReadImage(b.Context(), data, modality.Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFit is what ReadImage does after the decoder: of planes and of RGB.
+func BenchmarkFit(b *testing.B) {
+	planes := &jpegRows{YCbCr: image.NewYCbCr(image.Rect(0, 0, 4000, 3000), image.YCbCrSubsampleRatio420)}
+	for name, r := range map[string]rows{"JPEG": planes, "RGB": whole(planes)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				fit(r)
+			}
+		})
 	}
 }

@@ -9,11 +9,13 @@ type window struct{ left, top, w, h int }
 // libImaging/Resample.c, PRECISION_BITS).
 const precision = 32 - 8 - 2
 
-// taps are the source samples that make one output sample: first and those
-// behind it, by their fixed-point coefficients.
+// taps are the source samples that make two neighbouring outputs: first and
+// those behind it, by their fixed-point coefficients: the first output's plus
+// 2³² times the second's. One multiplication serves both, as a sum needs 32
+// bits at most; halves takes the two apart.
 type taps struct {
 	first int
-	k     []int32
+	k     []int64
 }
 
 // bicubic is the Catmull-Rom kernel (a = -1/2), |x| < 2. The conversions keep
@@ -30,16 +32,16 @@ func bicubic(x float64) float64 {
 	return 0
 }
 
-// coefficients returns the taps of the outputs from..from+n of a line that is
-// resized from in to out samples. Where it shrinks, the kernel widens
+// coefficients returns the taps of the outputs from..from+n, n even, of a line
+// that is resized from in to out samples. Where it shrinks, the kernel widens
 // (antialiasing); at the borders it is cut and its weights are normalized again.
 func coefficients(in, out, from, n int) []taps {
 	scale := float64(in) / float64(out)
 	wide := max(scale, 1)
 	support := 2 * wide
-	ts := make([]taps, n)
+	ts := make([]taps, n/2)
 	w := make([]float64, 0, 2*int(math.Ceil(support))+1)
-	for i := range ts {
+	for i := range n {
 		center := float64((float64(from+i) + 0.5) * scale)
 		first := max(int(center-support+0.5), 0)
 		last := min(int(center+support+0.5), in)
@@ -50,25 +52,21 @@ func coefficients(in, out, from, n int) []taps {
 			w = append(w, v)
 			sum += v
 		}
-		k := make([]int32, len(w))
+		t, shift := &ts[i/2], 32*(i%2)
+		if shift == 0 {
+			t.first = first
+		}
+		t.k = append(t.k, make([]int64, last-t.first-len(t.k))...)
 		for j, v := range w {
 			if sum != 0 {
 				v /= sum
 			}
 			v = float64(v * (1 << precision))
-			if v < 0 {
-				k[j] = int32(v - 0.5)
-			} else {
-				k[j] = int32(v + 0.5)
-			}
+			t.k[first-t.first+j] += int64(v+math.Copysign(0.5, v)) << shift
 		}
-		ts[i] = taps{first, k}
 	}
 	return ts
 }
-
-// clip8 rounds a fixed-point sum to a byte.
-func clip8(v int32) byte { return byte(min(max(v>>precision, 0), 255)) }
 
 // span returns the source samples first..last that the taps need.
 func span(ts []taps) (first, last int) {
@@ -76,68 +74,90 @@ func span(ts []taps) (first, last int) {
 	return ts[0].first, end.first + len(end.k)
 }
 
+const half = (1<<32 + 1) << (precision - 1) // rounds, in both sums
+
+// halves returns the two sums in v as bytes. A first one below 0 has borrowed
+// from the second, which gets it back.
+func halves(v int64) (first, second byte) {
+	return clamp(int32(v) >> precision), clamp(int32((v + 1<<31) >> 32 >> precision))
+}
+
 // resize returns the window of p resized to w × h with Pillow's bicubic filter
 // (Image.resize, BICUBIC): across, rounded to bytes, then down. Down comes first
 // only where h shrinks, by more than twice what w does (less than nothing where w grows),
 // as observed of Pillow 13; earlier releases always filter across first.
-func resize(p Picture, w, h int, crop window) Picture {
-	cols := coefficients(p.W, w, crop.left, crop.w)
-	rows := coefficients(p.H, h, crop.top, crop.h)
-	if p.H > h && p.H-h > 2*(p.W-w) {
-		first, last := span(cols)
-		p = vertical(p, rows, first, last)
-		for i := range cols {
-			cols[i].first -= first
+// The window's sides are even. Each row is asked for once, and added to all the
+// outputs that it has a part in.
+func resize(p rows, w, h int, crop window) Picture {
+	pw, ph := p.size()
+	downFirst := ph > h && ph-h > 2*(pw-w)
+	cols, lines := coefficients(pw, w, crop.left, crop.w), coefficients(ph, h, crop.top, crop.h)
+	left, right := span(cols)
+	for i := range cols {
+		cols[i].first -= left
+	}
+	n := 3 * crop.w
+	if downFirst {
+		n = 3 * (right - left)
+	}
+	sums := make([]int64, n*len(lines)) // a row [n] for two rows of the window
+	for i := range sums {
+		sums[i] = half
+	}
+	a, b := make([]byte, n), make([]byte, n)
+	done := 0 // lines that are complete
+	for y, bottom := span(lines); y < bottom; y++ {
+		row := p.row(y, left, right)
+		if !downFirst {
+			across(a, row, cols)
+			row = a
 		}
-		return horizontal(p, cols, 0, p.H)
-	}
-	first, last := span(rows)
-	p = horizontal(p, cols, first, last)
-	for i := range rows {
-		rows[i].first -= first
-	}
-	return vertical(p, rows, 0, p.W)
-}
-
-const half = 1 << (precision - 1) // rounds
-
-// horizontal filters the rows first..last of p.
-func horizontal(p Picture, cols []taps, first, last int) Picture {
-	out := Picture{len(cols), last - first, make([]byte, 3*len(cols)*(last-first))}
-	for y := range out.H {
-		src, dst := p.Pix[3*p.W*(first+y):][:3*p.W], out.Pix[3*out.W*y:][:3*out.W]
-		for x, t := range cols {
-			var r, g, b int32 = half, half, half
-			s := src[3*t.first : 3*(t.first+len(t.k))]
-			for _, k := range t.k {
-				r += k * int32(s[0])
-				g += k * int32(s[1])
-				b += k * int32(s[2])
-				s = s[3:]
+		for i := done; i < len(lines) && lines[i].first <= y; i++ {
+			t, acc := lines[i], sums[n*i:][:len(row)]
+			k := t.k[y-t.first]
+			for j, v := range row {
+				acc[j] += k * int64(v)
 			}
-			dst[3*x], dst[3*x+1], dst[3*x+2] = clip8(r), clip8(g), clip8(b)
+			if y == t.first+len(t.k)-1 {
+				done = i + 1
+			}
+		}
+	}
+	out := Picture{crop.w, crop.h, make([]byte, 3*crop.w*crop.h)}
+	for i := range lines {
+		pair := out.Pix[6*crop.w*i:][:6*crop.w]
+		first, second := pair[:3*crop.w], pair[3*crop.w:]
+		if !downFirst {
+			a, b = first, second
+		}
+		for j, v := range sums[n*i:][:n] {
+			a[j], b[j] = halves(v)
+		}
+		if downFirst {
+			across(first, a, cols)
+			across(second, b, cols)
 		}
 	}
 	return out
 }
 
-// vertical filters the columns first..last of p.
-func vertical(p Picture, rows []taps, first, last int) Picture {
-	out := Picture{last - first, len(rows), make([]byte, 3*(last-first)*len(rows))}
-	n := 3 * out.W
-	acc := make([]int32, n)
-	for y, t := range rows {
-		for i := range acc {
-			acc[i] = half
+// across filters row [W, 3] to dst [2·len(cols), 3].
+func across(dst, row []byte, cols []taps) {
+	for i, t := range cols {
+		var r, g, b int64 = half, half, half
+		s, k := row[3*t.first:][:3*len(t.k)], t.k
+		for len(k) >= 2 && len(s) >= 6 { // two at a time: a quarter faster
+			r += k[0]*int64(s[0]) + k[1]*int64(s[3])
+			g += k[0]*int64(s[1]) + k[1]*int64(s[4])
+			b += k[0]*int64(s[2]) + k[1]*int64(s[5])
+			s, k = s[6:], k[2:]
 		}
-		for j, k := range t.k {
-			for i, v := range p.Pix[3*(p.W*(t.first+j)+first):][:n] {
-				acc[i] += k * int32(v)
-			}
+		if len(k) == 1 {
+			r, g, b = r+k[0]*int64(s[0]), g+k[0]*int64(s[1]), b+k[0]*int64(s[2])
 		}
-		for i, v := range acc {
-			out.Pix[n*y+i] = clip8(v)
-		}
+		d := dst[6*i:][:6]
+		d[0], d[3] = halves(r)
+		d[1], d[4] = halves(g)
+		d[2], d[5] = halves(b)
 	}
-	return out
 }

@@ -2,25 +2,39 @@ package vision
 
 import "image"
 
-// jpegRGB turns the planes of a JPEG into RGB as libjpeg-turbo does, which
-// Pillow uses: chroma is interpolated ("fancy upsampling", jdsample.c), where
-// Go's own conversion repeats it, and the colour conversion rounds as jdcolor.c.
-func jpegRGB(img *image.YCbCr) Picture {
-	b := img.Bounds()
-	p := Picture{b.Dx(), b.Dy(), make([]byte, 3*b.Dx()*b.Dy())}
-	hs, vs := ratio(img.SubsampleRatio)
-	cw, ch := (p.W+hs-1)/hs, (p.H+vs-1)/vs
-	cb, cr, sums := make([]byte, hs*cw), make([]byte, hs*cw), make([]int32, cw)
-	c0 := img.COffset(b.Min.X, b.Min.Y)
-	for y := range p.H {
-		upsampleRow(cb, sums, img.Cb[c0:], img.CStride, cw, ch, hs, vs, y)
-		upsampleRow(cr, sums, img.Cr[c0:], img.CStride, cw, ch, hs, vs, y)
-		luma, dst := img.Y[img.YOffset(b.Min.X, b.Min.Y+y):][:p.W], p.Pix[3*p.W*y:][:3*p.W]
-		for x, l := range luma {
-			dst[3*x], dst[3*x+1], dst[3*x+2] = ycc(l, cb[x], cr[x])
-		}
+// jpegRows are the planes of a JPEG. A row becomes RGB as libjpeg-turbo makes
+// it, which Pillow uses: chroma is interpolated ("fancy upsampling", jdsample.c),
+// where Go's own conversion repeats it, and the colour conversion rounds as jdcolor.c.
+type jpegRows struct {
+	*image.YCbCr
+	rgb, cb, cr []byte // of the latest row
+}
+
+func (p *jpegRows) size() (w, h int) { return p.Rect.Dx(), p.Rect.Dy() }
+
+func (p *jpegRows) row(y, first, last int) []byte {
+	w, h := p.size()
+	hs, vs := ratio(p.SubsampleRatio)
+	cw, ch := (w+hs-1)/hs, (h+vs-1)/vs
+	if p.rgb == nil {
+		p.rgb, p.cb, p.cr = make([]byte, 3*w), make([]byte, hs*cw), make([]byte, hs*cw)
 	}
-	return p
+	near, far := y/vs, y/vs
+	if vs == 2 { // the row above for the upper half of a sample, else below
+		far = min(max(near-1+y&1*2, 0), ch-1)
+	}
+	c0 := p.COffset(p.Rect.Min.X, p.Rect.Min.Y)
+	n, f := c0+near*p.CStride, c0+far*p.CStride
+	lo, hi := first/hs, (last+hs-1)/hs
+	upsample(p.cb, p.Cb[n:][:cw], p.Cb[f:][:cw], lo, hi, hs, vs, y)
+	upsample(p.cr, p.Cr[n:][:cw], p.Cr[f:][:cw], lo, hi, hs, vs, y)
+	luma := p.Y[p.YOffset(p.Rect.Min.X, p.Rect.Min.Y+y):][first:last]
+	cb, cr, rgb := p.cb[first:][:len(luma)], p.cr[first:][:len(luma)], p.rgb[:3*len(luma)]
+	for x, l := range luma {
+		d := rgb[3*x:][:3]
+		d[0], d[1], d[2] = ycc(l, cb[x], cr[x])
+	}
+	return rgb
 }
 
 // ratio returns how many luma samples one chroma sample covers, across and down.
@@ -40,53 +54,40 @@ func ratio(r image.YCbCrSubsampleRatio) (h, v int) {
 	return 1, 1
 }
 
-// upsampleRow writes to dst [hs·cw] the chroma of the picture's row y. Samples
-// that cover two columns or rows are interpolated with weights 3/4 and 1/4
-// (h2v1, h2v2 and h1v2_fancy_upsample); others, and planes at most two samples
-// wide, are repeated. sums [cw] is scratch space.
-func upsampleRow(dst []byte, sums []int32, plane []byte, stride, cw, ch, hs, vs, y int) {
-	near := plane[y/vs*stride:][:cw]
-	fancy := hs <= 2 && vs <= 2 && (hs == 1 || cw > 2)
-	if !fancy {
-		for x, v := range near {
+// upsample writes to dst [hs·cw] the chroma of the picture's row y, of its
+// samples lo..hi. Those that cover two columns or rows are interpolated with
+// weights 3/4 and 1/4 (h2v1, h2v2 and h1v2_fancy_upsample), the outermost with
+// themselves; others, and planes at most two samples wide, are repeated. near
+// [cw] are the samples of the row, far those of the next nearest: near itself,
+// where one covers one row.
+func upsample(dst, near, far []byte, lo, hi, hs, vs, y int) {
+	sum := func(x int) int32 {
+		x = min(max(x, 0), len(near)-1)
+		return 3*int32(near[x]) + int32(far[x])
+	}
+	switch {
+	case hs == 2 && vs <= 2 && len(near) > 2:
+		left, right := int32(8), int32(7) // round
+		if vs == 1 {
+			left, right = 4, 8
+		}
+		before, s := sum(lo-1), sum(lo)
+		for x := lo; x < hi; x++ {
+			after := sum(x + 1)
+			dst[2*x], dst[2*x+1] = byte((3*s+before+left)>>4), byte((3*s+after+right)>>4)
+			before, s = s, after
+		}
+	case hs == 1 && vs == 2:
+		for x := lo; x < hi; x++ {
+			dst[x] = byte((sum(x) + int32(1+y&1)) >> 2)
+		}
+	default:
+		for x := lo; x < hi; x++ {
 			for i := range hs {
-				dst[hs*x+i] = v
+				dst[hs*x+i] = near[x]
 			}
 		}
-		return
 	}
-	if vs == 1 {
-		if hs == 1 {
-			copy(dst, near)
-			return
-		}
-		dst[0], dst[1] = near[0], byte((3*int32(near[0])+int32(near[1])+2)>>2)
-		for x := 1; x < cw-1; x++ {
-			v := 3 * int32(near[x])
-			dst[2*x], dst[2*x+1] = byte((v+int32(near[x-1])+1)>>2), byte((v+int32(near[x+1])+2)>>2)
-		}
-		dst[2*cw-2], dst[2*cw-1] = byte((3*int32(near[cw-1])+int32(near[cw-2])+1)>>2), near[cw-1]
-		return
-	}
-	other := y/2 - 1 + y&1*2 // the row above for the upper half of a sample, else below
-	far := plane[min(max(other, 0), ch-1)*stride:][:cw]
-	for x := range near {
-		sums[x] = 3*int32(near[x]) + int32(far[x])
-	}
-	if hs == 1 {
-		bias := int32(1 + y&1)
-		for x, s := range sums {
-			dst[x] = byte((s + bias) >> 2)
-		}
-		return
-	}
-	dst[0], dst[1] = byte((4*sums[0]+8)>>4), byte((3*sums[0]+sums[1]+7)>>4)
-	for x := 1; x < cw-1; x++ {
-		v := 3 * sums[x]
-		dst[2*x], dst[2*x+1] = byte((v+sums[x-1]+8)>>4), byte((v+sums[x+1]+7)>>4)
-	}
-	last := sums[cw-1]
-	dst[2*cw-2], dst[2*cw-1] = byte((3*last+sums[cw-2]+8)>>4), byte((4*last+7)>>4)
 }
 
 // The tables of jdcolor.c, build_ycc_rgb_table: 16 fraction bits.
@@ -105,8 +106,16 @@ var crR, cbB, crG, cbG = func() (crR, cbB, crG, cbG [256]int32) {
 // ycc converts one pixel of full-range Y'CbCr.
 func ycc(y, cb, cr byte) (r, g, b byte) {
 	l := int32(y)
-	return clamp(l + crR[cr]), clamp(l + (cbG[cb]+crG[cr])>>16), clamp(l + cbB[cb])
+	return limited[uint32(l+crR[cr])%1024], limited[uint32(l+(cbG[cb]+crG[cr])>>16)%1024], limited[uint32(l+cbB[cb])%1024]
 }
+
+// limited is clamp of -512..511, modulo 1024.
+var limited = func() (t [1024]byte) {
+	for v := range int32(1024) {
+		t[v] = clamp((v+512)%1024 - 512)
+	}
+	return
+}()
 
 func clamp(v int32) byte { return byte(min(max(v, 0), 255)) }
 

@@ -68,25 +68,47 @@ type Picture struct {
 	Pix  []byte
 }
 
+func (p Picture) size() (w, h int) { return p.W, p.H }
+
+func (p Picture) row(y, first, last int) []byte { return p.Pix[3*(p.W*y+first) : 3*(p.W*y+last)] }
+
+// rows is a picture whose rows are made as they are asked for.
+type rows interface {
+	size() (w, h int)
+	// row returns the columns first..last of row y: [last-first, 3], until the next call.
+	row(y, first, last int) []byte
+}
+
+// whole returns the picture of all rows.
+func whole(r rows) Picture {
+	if p, ok := r.(Picture); ok {
+		return p
+	}
+	w, h := r.size()
+	p := Picture{w, h, make([]byte, 0, 3*w*h)}
+	for y := range h {
+		p.Pix = append(p.Pix, r.row(y, 0, w)...)
+	}
+	return p
+}
+
 // ReadImage turns a picture file into [S=1, C=3, T=2, H=224, W=224]. The
 // limits hold for the file's header, before anything is decoded, and for the
 // resized picture before its centre is cropped.
 func ReadImage(ctx context.Context, data []byte, o modality.Options) (imagebind.Tensor, error) {
-	p, err := Decode(ctx, data, o)
+	r, err := decode(ctx, data, o)
 	if err != nil {
 		return imagebind.Tensor{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return imagebind.Tensor{}, err
 	}
-	p = Fit(p)
 	t := imagebind.NewFloats(1, 3, 2, Side, Side)
 	const plane = Side * Side
-	frame := make([]float32, 3*plane)
-	NormalizeTo(frame, p)
-	for c := range 3 {
+	NormalizeTo(t.Floats[:3*plane], fit(r))
+	for c := 2; c >= 0; c-- { // the last first: it moves the farthest
 		for f := range 2 {
-			copy(t.Floats[(2*c+f)*plane:], frame[c*plane:(c+1)*plane])
+			copy(t.Floats[(2*c+1-f)*plane:], t.Floats[c*plane:(c+1)*plane])
 		}
 	}
 	return t, nil
@@ -127,9 +149,11 @@ func centre(w, h int) window {
 
 // Fit resizes p to a short side of 224 and crops the centre: [224, 224]. Only
 // the cropped columns and rows are computed.
-func Fit(p Picture) Picture {
-	w, h := resized(p.W, p.H)
-	return resize(p, w, h, centre(w, h))
+func Fit(p Picture) Picture { return fit(p) }
+
+func fit(r rows) Picture {
+	w, h := resized(r.size())
+	return resize(r, w, h, centre(w, h))
 }
 
 // Check holds the size of a picture's header against the limits.
