@@ -333,11 +333,12 @@ func askCommand(started *bool, in io.Reader, out, warn io.Writer) *cobra.Command
 	q := &ask.Question{}
 	c := &cobra.Command{
 		Use: "ask [flags] PROMPT", Short: "Ask one question, of a server or of a bundle", Version: version.String(),
-		Long: `Ask about pictures, sounds and texts and print the answer as it comes. With
+		Long: `Ask about files of any kind and texts, and print the answer as it comes. With
 --server a runner answers; with --bundle this program does, without one. A
 PROMPT of - is read from standard input.`,
 		Example: `  runner ask --image dog.jpg --audio bark.wav "What is this?"
   runner ask --image owl.png --image lemon.png --weight image=0.7 --weight image=0.3 "What is this?"
+  runner ask --point-cloud chair.ply --imu walk.csv --param imu.rate=200 "What is this?"
   runner ask --bind-text strawberry --neighbours "Describe it."
   runner ask --bundle bundle --image dog.jpg "What is this?"
   runner ask --server http://gpu:8080 --json - < prompt.txt`,

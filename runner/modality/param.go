@@ -3,6 +3,7 @@ package modality
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 
 	imagebind "imagebind-llm"
@@ -102,5 +103,6 @@ func (p Param) String() string {
 	if p.IsSwitch {
 		return fmt.Sprintf("%s (true or false, default %v): %s", p.Name, p.Default != 0, p.Doc)
 	}
-	return fmt.Sprintf("%s (%v to %v, default %v): %s", p.Name, p.Min, p.Max, p.Default, p.Doc)
+	number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+	return fmt.Sprintf("%s (%s to %s, default %s): %s", p.Name, number(p.Min), number(p.Max), number(p.Default), p.Doc)
 }
