@@ -31,7 +31,7 @@ import (
 type options struct {
 	ImageBind        string   `koanf:"imagebind" help:"ImageBind state dict (.pth, .safetensors) in the released key names"`
 	HeadsConfig      string   `koanf:"heads_config" help:"JSON with head counts, for an ImageBind of other dims than the released one"`
-	Point            string   `koanf:"point" help:"Point-Bind state dict, alone or within an ImageBind's (imagebind_w3D.pth); default: what --imagebind has"`
+	Point            string   `koanf:"point" help:"Point-Bind state dict, alone or within an ImageBind's (imagebind_w3D.pth); default: what --imagebind has; a config.json beside it may say its heads"`
 	LLaMA            string   `koanf:"llama" help:"base model: a folder in Meta's or Hugging Face's layout, or a .gguf"`
 	Delta            string   `koanf:"delta" help:"weight delta to add to the base model first"`
 	Tokenizer        string   `koanf:"tokenizer" help:"tokenizer.model, tokenizer.json or a .gguf; empty: the one with --llama"`

@@ -28,6 +28,7 @@ import (
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
+	"imagebind-llm/runner/modality/point"
 	"imagebind-llm/runner/modality/text"
 )
 
@@ -200,6 +201,9 @@ func (x *export) encoders() (err error) {
 			return fmt.Errorf("%s: %w", f.flag, err)
 		}
 		x.open = append(x.open, f)
+		if f.config = heads; f.points && heads.Heads(point.Spec.Encoder) == 0 {
+			x.beside(f)
+		}
 		if err := x.known(f); err != nil {
 			return fmt.Errorf("%s %s: %w", f.flag, f.path, err)
 		}
@@ -207,7 +211,7 @@ func (x *export) encoders() (err error) {
 	}
 	var errs []error
 	for _, spec := range all.Specs {
-		e := heads.Encoder(spec.Encoder)
+		e := spec.Encoder
 		if i := slices.IndexFunc(x.m.Encoders, func(b bundle.Encoder) bool { return b.Name == e.Name }); i >= 0 {
 			x.m.Encoders[i].Modalities = append(x.m.Encoders[i].Modalities, spec.Name)
 			continue
@@ -216,12 +220,14 @@ func (x *export) encoders() (err error) {
 		if i < 0 {
 			continue
 		}
-		g, info, err := encoder.Build(files[i], e, encoder.Options{Heads: heads.Heads(e), Precision: p, Exact: x.Exact})
+		f := files[i]
+		e = f.config.Encoder(e)
+		g, info, err := encoder.Build(f, e, encoder.Options{Heads: f.config.Heads(e), Precision: p, Exact: x.Exact})
 		if err == nil {
-			err = heads.Check(e.Name, info)
+			err = f.config.Check(e.Name, info)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s %s: %w", files[i].flag, files[i].path, err))
+			errs = append(errs, fmt.Errorf("%s %s: %w", f.flag, f.path, err))
 			continue
 		}
 		name := e.Name + ".onnx"
@@ -254,6 +260,17 @@ type weights struct {
 	*checkpoint.Checkpoint
 	flag, path string
 	points     bool // only that of point clouds is taken from it
+	config     encoder.Config
+}
+
+// beside takes what --heads-config does not say of a point encoder from the
+// config.json in its folder, where there is one of Point-Bind's.
+func (x *export) beside(f *weights) {
+	path := filepath.Join(filepath.Dir(f.path), "config.json")
+	if c, err := encoder.ReadConfig(path); err == nil && c.Heads(point.Spec.Encoder) > 0 {
+		f.config = c
+		x.notef("heads and groups of the point encoder are those of %s", path)
+	}
 }
 
 func (f *weights) has(e modality.Encoder) bool {

@@ -160,7 +160,16 @@ func TestPoint(t *testing.T) {
 	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "--point") || !strings.Contains(err.Error(), "no tensor of point_trunk") {
 		t.Errorf("an ImageBind as --point: %v", err)
 	}
-	o.Point, o.HeadsConfig = testdata+"pointbind-tiny/checkpoint.pth", ""
+	o.Point, o.HeadsConfig = testdata+"pointbind-tiny/checkpoint.pth", testdata+"imagebind-tiny/config.json"
+	var out bytes.Buffer
+	if err := Export(t.Context(), o, &out); err != nil || !strings.Contains(out.String(), "pointbind-tiny/config.json") {
+		t.Errorf("heads of the config.json beside it: %v\n%s", err, out.String())
+	}
+	alone := filepath.Join(t.TempDir(), "point.pth")
+	if err := os.WriteFile(alone, golden.Bytes(t, o.Point), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o.Point, o.HeadsConfig = alone, ""
 	if err := Export(t.Context(), o, io.Discard); err == nil || !strings.Contains(err.Error(), "point_num_heads") {
 		t.Errorf("without its heads: %v", err)
 	}
