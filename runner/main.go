@@ -76,6 +76,7 @@ type options struct {
 		Frames   int     `koanf:"frames" help:"of a video that are decoded"`
 		Points   int     `koanf:"points" help:"of a point cloud"`
 		Ratio    int     `koanf:"ratio" help:"decoded bytes per byte of a compressed file"`
+		Decode   float64 `koanf:"decode" help:"seconds that ffmpeg may take over a file"`
 	} `koanf:"limits"`
 
 	Media struct {
@@ -101,6 +102,7 @@ func defaults() *options {
 	o.Limits.Body, o.Limits.Parts, o.Limits.File = 64<<20, 64, 32<<20
 	o.Limits.Pixels, o.Limits.Side, o.Limits.Smallest, o.Limits.Seconds = l.Pixels, l.Side, l.Smallest, l.Seconds
 	o.Limits.Frames, o.Limits.Points, o.Limits.Ratio = l.Frames, l.Points, l.Ratio
+	o.Limits.Decode = l.Decode
 	o.Media.Timeout, o.Media.FFmpeg = 10*time.Second, "ffmpeg"
 	return o
 }
@@ -207,7 +209,7 @@ func (o *options) load(fs *pflag.FlagSet) error {
 // limits are those of reading a file.
 func (o *options) limits() modality.Limits {
 	l := o.Limits
-	return modality.Limits{Pixels: l.Pixels, Side: l.Side, Smallest: l.Smallest, Seconds: l.Seconds, Frames: l.Frames, Points: l.Points, Ratio: l.Ratio}
+	return modality.Limits{Pixels: l.Pixels, Side: l.Side, Smallest: l.Smallest, Seconds: l.Seconds, Frames: l.Frames, Points: l.Points, Ratio: l.Ratio, Decode: l.Decode}
 }
 
 // client returns the retriever's, or nil for none.

@@ -71,18 +71,22 @@ type Limits struct {
 	Frames   int     // of a video that are decoded
 	Points   int     // of a point cloud; faces too
 	Ratio    int     // decoded bytes per byte, of formats that say both
+	Decode   float64 // seconds that ffmpeg may take over a file
 }
 
 // DefaultLimits returns the limits of a server without configuration.
 func DefaultLimits() Limits {
-	return Limits{Pixels: 64 << 20, Side: 32768, Smallest: 2, Seconds: 600, Frames: 60000, Points: 4 << 20, Ratio: 200}
+	return Limits{Pixels: 64 << 20, Side: 32768, Smallest: 2, Seconds: 600, Frames: 60000, Points: 4 << 20, Ratio: 200, Decode: 60}
 }
 
 // OrDefault returns l with the default for every limit that is not set.
 func (l Limits) OrDefault() Limits {
 	d := DefaultLimits()
-	if l.Seconds <= 0 {
+	if !(l.Seconds > 0) {
 		l.Seconds = d.Seconds
+	}
+	if !(l.Decode > 0) {
+		l.Decode = d.Decode
 	}
 	for _, n := range []struct{ value, def *int }{
 		{&l.Pixels, &d.Pixels}, {&l.Side, &d.Side}, {&l.Smallest, &d.Smallest}, {&l.Frames, &d.Frames}, {&l.Points, &d.Points}, {&l.Ratio, &d.Ratio},

@@ -52,7 +52,7 @@ func TestLimits(t *testing.T) {
 	if (Limits{}).OrDefault() != d || d.OrDefault() != d {
 		t.Error("the defaults are not their own")
 	}
-	l := Limits{Pixels: 1, Side: 2, Smallest: 3, Seconds: 4, Frames: 5, Points: 6, Ratio: 7}
+	l := Limits{Pixels: 1, Side: 2, Smallest: 3, Seconds: 4, Frames: 5, Points: 6, Ratio: 7, Decode: 8}
 	if l.OrDefault() != l {
 		t.Errorf("%+v", l.OrDefault())
 	}

@@ -106,7 +106,7 @@ func decode(ctx context.Context, data []byte, o modality.Options) (sound, error)
 	}
 	// One second more than allowed, so that the limit is noticed.
 	most := int64((longest+2)*stereo) * 4
-	wav, err := ffmpeg.Sound(ctx, o.FFmpeg, media, data, longest+1, most)
+	wav, err := ffmpeg.Sound(ctx, o, media, data, longest+1, most)
 	if err != nil {
 		return sound{}, err
 	}

@@ -62,7 +62,7 @@ func ReadVideo(ctx context.Context, data []byte, o modality.Options) (t imagebin
 	case o.FFmpeg == "":
 		return t, imagebind.Errorf(imagebind.Unsupported, "the file is %s, and video is read with ffmpeg only, which this server does not have: install it, or set media.ffmpeg to the program", media)
 	}
-	f, err := ffmpeg.Open(o.FFmpeg, media, data)
+	f, err := ffmpeg.Open(o, media, data)
 	if err != nil {
 		return t, err
 	}

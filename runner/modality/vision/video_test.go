@@ -87,7 +87,7 @@ func TestReadVideoGolden(t *testing.T) {
 // frames returns the frames that make the clips of a file, by their places.
 func frames(t *testing.T, data []byte, o modality.Options) (*ffmpeg.Video, map[place][]byte) {
 	t.Helper()
-	f, err := ffmpeg.Open(program(t), modality.Sniff(data), data)
+	f, err := ffmpeg.Open(modality.Options{FFmpeg: program(t)}, modality.Sniff(data), data)
 	if err != nil {
 		t.Fatal(err)
 	}

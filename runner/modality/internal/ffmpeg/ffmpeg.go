@@ -20,6 +20,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
 )
 
 // demuxers are ffmpeg's names of the media types that it may read.
@@ -35,7 +36,6 @@ func Reads(media string) bool { return demuxers[media] != "" }
 
 // The program's bounds.
 const (
-	timeout  = 2 * time.Minute // of all runs over a file
 	threads  = "2"
 	oneBlock = 512 << 20 // bytes of one allocation; a frame of 64 M pixels, 16 bits, is 384 MB
 	memory   = 4 << 30   // bytes of address space, where the system can limit it
@@ -45,17 +45,20 @@ const (
 // A File is a media file on disk, for ffmpeg to read more than once.
 type File struct {
 	program, media, path string
+	timeout              time.Duration // of all runs over the file
 	deadline             time.Time
 }
 
 // Open writes data, whose content is of the given media type, to a temporary
-// file: not a pipe, since MP4 needs seeking. Close removes it.
-func Open(program, media string, data []byte) (*File, error) {
+// file: not a pipe, since MP4 needs seeking. Close removes it. o names the
+// program, and the time that it may take from now on (Limits.Decode).
+func Open(o modality.Options, media string, data []byte) (*File, error) {
 	t, err := os.CreateTemp("", "imagebind-media-*")
 	if err != nil {
 		return nil, err
 	}
-	f := &File{program: program, media: media, path: t.Name(), deadline: time.Now().Add(timeout)}
+	f := &File{program: o.FFmpeg, media: media, path: t.Name(), timeout: time.Duration(o.Limits.OrDefault().Decode * float64(time.Second))}
+	f.deadline = time.Now().Add(f.timeout)
 	_, err = t.Write(data)
 	if err := errors.Join(err, t.Close()); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -117,7 +120,7 @@ func (f *File) late(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return imagebind.Errorf(imagebind.TooLarge, "the file takes longer than %v to decode; send a shorter or smaller one", timeout)
+	return imagebind.Errorf(imagebind.TooLarge, "the file takes longer than %v to decode; send a shorter or smaller one", f.timeout)
 }
 
 // complaint is the first error of a log, without names of this machine.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
 )
 
 // script is a program that stands for ffmpeg.
@@ -22,7 +23,7 @@ func script(t *testing.T, lines string) *File {
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+lines), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	f, err := Open(path, "video/mp4", []byte("a file"))
+	f, err := Open(modality.Options{FFmpeg: path}, "video/mp4", []byte("a file"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,14 @@ import (
 	"io"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/modality"
 )
 
 // Sound returns the first sound of a file, of the given media type, as a WAV
 // file of float32 samples, at most so many seconds of it. More than limit bytes
 // are TooLarge.
-func Sound(ctx context.Context, program, media string, data []byte, seconds float64, limit int64) (wav []byte, err error) {
-	f, err := Open(program, media, data)
+func Sound(ctx context.Context, o modality.Options, media string, data []byte, seconds float64, limit int64) (wav []byte, err error) {
+	f, err := Open(o, media, data)
 	if err != nil {
 		return nil, err
 	}
