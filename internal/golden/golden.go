@@ -108,3 +108,14 @@ func Need(t testing.TB, what, sentence string) {
 	}
 	t.Skip(sentence)
 }
+
+// Every returns each n-th row and column of rows of the given width: what is
+// kept of a large array in a small golden.
+func Every(n int, values []float32, width int) (kept []float32) {
+	for row := 0; row < len(values); row += n * width {
+		for i := 0; i < width; i += n {
+			kept = append(kept, values[row+i])
+		}
+	}
+	return kept
+}

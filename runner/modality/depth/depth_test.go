@@ -18,16 +18,6 @@ import (
 	"imagebind-llm/runner/modality"
 )
 
-// every7th returns each seventh row and column of [224, 224], as the goldens have.
-func every7th(x []float32) (out []float32) {
-	for y := 0; y < side; y += 7 {
-		for i := 0; i < side; i += 7 {
-			out = append(out, x[y*side+i])
-		}
-	}
-	return out
-}
-
 // Positions in the source are float32, in steps of 3e-5 near 300, and two
 // neighbours may differ by 30: torch's sums in another order are farther apart
 // than values of one size suggest.
@@ -54,7 +44,7 @@ func TestReadGolden(t *testing.T) {
 			if !slices.Equal(got.Shape, []int{1, 1, side, side}) {
 				t.Fatalf("shape %v", got.Shape)
 			}
-			golden.Close(t, every7th(got.Floats), want.Tensor(t, tt.name).Values, tol)
+			golden.Close(t, golden.Every(7, got.Floats, side), want.Tensor(t, tt.name).Values, tol)
 		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"image"
 	"image/color"
 	"image/gif"
@@ -72,7 +71,7 @@ func decode(ctx context.Context, data []byte, o modality.Options) (_ rows, err e
 	}
 	cfg, err := c.config(bytes.NewReader(data))
 	if err != nil {
-		return nil, broken(c.name, err)
+		return nil, foreign.Broken(c.name, err)
 	}
 	if err := Check(cfg.Width, cfg.Height, o); err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func decode(ctx context.Context, data []byte, o modality.Options) (_ rows, err e
 	}
 	img, err := c.decode(bytes.NewReader(data))
 	if err != nil {
-		return nil, broken(c.name, err)
+		return nil, foreign.Broken(c.name, err)
 	}
 	if b := img.Bounds(); b.Dx() > cfg.Width || b.Dy() > cfg.Height {
 		return nil, imagebind.Errorf(imagebind.Invalid, "the %s file is broken: its header says %d × %d pixels, its data %d × %d", c.name, cfg.Width, cfg.Height, b.Dx(), b.Dy())
@@ -167,18 +166,6 @@ func unsupported(data []byte, media string) error {
 		media = "no known format"
 	}
 	return imagebind.Errorf(imagebind.Unsupported, "the file is not a picture that can be read (its content is %s); send PNG, JPEG, WebP, GIF, BMP or TIFF", media)
-}
-
-// broken is the error of a decoder: of a file that no picture is in, or of a
-// variant of the format that the decoder doesn't know.
-func broken(name string, err error) error {
-	var j jpeg.UnsupportedError
-	var p png.UnsupportedError
-	var t tiff.UnsupportedError
-	if errors.As(err, &j) || errors.As(err, &p) || errors.As(err, &t) || errors.Is(err, bmp.ErrUnsupported) {
-		return imagebind.Errorf(imagebind.Unsupported, "this variant of %s cannot be read: %w; save it as an ordinary PNG or JPEG", name, err)
-	}
-	return foreign.Broken(name, err)
 }
 
 // hasAdobe says whether a JPEG has the segment that explains four components.

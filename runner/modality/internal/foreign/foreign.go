@@ -3,7 +3,13 @@
 package foreign
 
 import (
+	"errors"
 	"fmt"
+	"image/jpeg"
+	"image/png"
+
+	"golang.org/x/image/bmp"
+	"golang.org/x/image/tiff"
 
 	imagebind "imagebind-llm"
 )
@@ -16,7 +22,14 @@ func Recover(err *error, what string) {
 	}
 }
 
-// Broken is the error of a file that its decoder refuses with cause.
+// Broken is the error of a file that its decoder refuses with cause: Invalid,
+// or Unsupported for a variant of the format that the decoder does not know.
 func Broken(what string, cause error) error {
+	var j jpeg.UnsupportedError
+	var p png.UnsupportedError
+	var t tiff.UnsupportedError
+	if errors.As(cause, &j) || errors.As(cause, &p) || errors.As(cause, &t) || errors.Is(cause, bmp.ErrUnsupported) {
+		return imagebind.Errorf(imagebind.Unsupported, "this variant of %s cannot be read: %w; save it as an ordinary one, or as PNG", what, cause)
+	}
 	return imagebind.Errorf(imagebind.Invalid, "the %s file cannot be decoded: %w", what, cause)
 }

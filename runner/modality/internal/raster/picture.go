@@ -3,7 +3,6 @@ package raster
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"image"
 	"image/png"
 	"io"
@@ -41,14 +40,14 @@ func readTIFF(s source) (Plane, error) {
 func (s source) picture(c codec) (Plane, error) {
 	cfg, err := c.config(bytes.NewReader(s.data))
 	if err != nil {
-		return Plane{}, broken(c.name, err)
+		return Plane{}, foreign.Broken(c.name, err)
 	}
 	if err := s.check(cfg.Width, cfg.Height, 1); err != nil {
 		return Plane{}, err
 	}
 	img, err := c.decode(bytes.NewReader(s.data))
 	if err != nil {
-		return Plane{}, broken(c.name, err)
+		return Plane{}, foreign.Broken(c.name, err)
 	}
 	b := img.Bounds()
 	p := Plane{W: b.Dx(), H: b.Dy()}
@@ -87,14 +86,4 @@ func (s source) picture(c codec) (Plane, error) {
 		return Plane{}, s.colours(c.name)
 	}
 	return p, nil
-}
-
-// broken is the error of a library that cannot read a file.
-func broken(name string, err error) error {
-	var p png.UnsupportedError
-	var t tiff.UnsupportedError
-	if errors.As(err, &p) || errors.As(err, &t) {
-		return imagebind.Errorf(imagebind.Unsupported, "this variant of %s cannot be read: %w; save it as an ordinary 16-bit PNG or as .npy", name, err)
-	}
-	return foreign.Broken(name, err)
 }
