@@ -15,14 +15,19 @@ import (
 	"imagebind-llm/runner/tokenizer"
 )
 
-// A Decoder is one sequence in a model's KV cache. A slot of runner/llama is one.
+// A Decoder is one sequence in a model's KV cache. A slot of runner/llama is
+// one. A step is begun and ended apart, so that other sequences' steps do not
+// wait for the text of this one to reach its reader.
 type Decoder interface {
 	// Prefill begins the sequence with ids, under an injection [La, D] that
 	// holds for all of it; nil is plain chat. It returns the logits [V] of the
-	// last id, valid until the next call.
+	// last id, valid until the next Begin.
 	Prefill(ctx context.Context, ids []int, injection []float32) ([]float32, error)
-	// Step appends id and returns the logits [V] after it, valid until the next call.
-	Step(ctx context.Context, id int) ([]float32, error)
+	// Begin starts the step that appends id and returns at once. End must follow,
+	// unless the sequence is given up.
+	Begin(id int) error
+	// End returns the logits [V] after the begun step, valid until the next Begin.
+	End(ctx context.Context) ([]float32, error)
 	// Capacity returns the tokens the sequence can have, prompt and answer together.
 	Capacity() int
 }
@@ -66,13 +71,15 @@ type Result struct {
 	Tokens           []Token // where Logprobs are asked: of Text, without the end token or a stop string's
 	FinishReason     string
 	PromptTokens     int
+	CachedTokens     int // of the prompt, that were in the decoder's KV cache before; see [Generate]
 	CompletionTokens int // len(IDs)
 	Prefill, Decode  time.Duration
 }
 
 // Generate answers req and hands the text to emit as it comes; emit may be nil.
 // It stops with ctx's error between two steps, and with emit's error. The
-// Result then holds what there was.
+// Result then holds what there was. Tokens of the prompt that dec need not read
+// again are counted where it has a method Cached() int that tells them after Prefill.
 func Generate(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, req Request, emit func(Event) error) (Result, error) {
 	res := Result{PromptTokens: len(req.PromptIDs)}
 	if err := req.Check(dec.Capacity()); err != nil {
@@ -91,6 +98,9 @@ func Generate(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, req Re
 	res.Prefill = time.Since(start)
 	if err != nil {
 		return res, err
+	}
+	if d, ok := dec.(interface{ Cached() int }); ok {
+		res.CachedTokens = d.Cached()
 	}
 	start = time.Now()
 	a := answer{req: req, text: text{stops: req.Stop, trim: req.Trim}, emit: emit, res: &res}
@@ -156,33 +166,41 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 			lp, top := sample.Logprobs(logits, id, a.req.TopLogprobs)
 			a.pending = append(a.pending, pendingToken{Token{sample.Logprob{ID: id, Value: lp}, top}, a.decoded})
 		}
-		if stopped, err := a.write(decoder.Next(id)); stopped || err != nil {
+		out, stopped := a.push(decoder.Next(id))
+		last := stopped || len(a.res.IDs) == limit
+		if !last {
+			if err := dec.Begin(id); err != nil {
+				return err
+			}
+		}
+		if err := a.send(out, stopped); stopped || err != nil {
 			return err
 		}
-		if len(a.res.IDs) == limit {
+		if last {
 			return a.end(decoder, FinishLength)
 		}
-		if logits, err = dec.Step(ctx, id); err != nil {
+		if logits, err = dec.End(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// write takes decoded text and sends what may be sent. It reports whether a
+// push takes decoded text and returns what may be sent. It reports whether a
 // stop string came; the answer is then complete.
-func (a *answer) write(s string) (stopped bool, err error) {
+func (a *answer) push(s string) (out string, stopped bool) {
 	a.decoded += len(s)
-	out, stopped := a.text.push(s)
+	out, stopped = a.text.push(s)
 	a.release(a.text.released)
 	if stopped {
 		a.res.FinishReason = FinishStop
 	}
-	return stopped, a.send(out, stopped)
+	return out, stopped
 }
 
 // end sends what is still held back.
 func (a *answer) end(d *tokenizer.Decoder, reason string) error {
-	if stopped, err := a.write(d.Flush()); stopped || err != nil {
+	out, stopped := a.push(d.Flush())
+	if err := a.send(out, stopped); stopped || err != nil {
 		return err
 	}
 	a.res.FinishReason = reason

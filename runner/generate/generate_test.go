@@ -25,6 +25,7 @@ type script struct {
 	vocab    int
 	prompt   []int
 	steps    []int
+	begun    bool
 	logits   []float32
 	fail     error // of the step after the ids
 }
@@ -45,15 +46,27 @@ func (s *script) next() []float32 {
 }
 
 func (s *script) Prefill(_ context.Context, ids []int, _ []float32) ([]float32, error) {
-	s.prompt, s.steps = ids, nil
+	s.prompt, s.steps, s.begun = ids, nil, false
 	return s.next(), nil
 }
 
-func (s *script) Step(_ context.Context, id int) ([]float32, error) {
+func (s *script) Begin(id int) error {
+	if s.begun {
+		s.t.Fatal("a step was begun before the last was ended")
+	}
+	s.begun = true
 	s.steps = append(s.steps, id)
 	if len(s.prompt)+len(s.steps) > s.capacity {
 		s.t.Fatalf("%d tokens in %d places", len(s.prompt)+len(s.steps), s.capacity)
 	}
+	return nil
+}
+
+func (s *script) End(context.Context) ([]float32, error) {
+	if !s.begun {
+		s.t.Fatal("a step was ended that was not begun")
+	}
+	s.begun = false
 	if s.fail != nil && len(s.steps) == len(s.ids) {
 		return nil, s.fail
 	}
@@ -217,6 +230,41 @@ func TestRefuses(t *testing.T) {
 		if _, err := Generate(t.Context(), say(t, tok, "a"), tok, req, nil); imagebind.KindOf(err) != imagebind.Invalid {
 			t.Errorf("%+v: %v", req, err)
 		}
+	}
+}
+
+// Text goes out while the next step runs, and no step is begun whose logits
+// nobody needs.
+func TestStepsAreBegunBeforeText(t *testing.T) {
+	tok := open(t)
+	for _, tt := range []struct {
+		req   Request
+		steps int // of "a b c d", which is 4 tokens and the end
+	}{{Request{}, 4}, {Request{MaxTokens: 3}, 2}, {Request{Stop: []string{"c"}}, 2}} {
+		dec := say(t, tok, "a b c d")
+		tt.req.PromptIDs = []int{1}
+		events := 0
+		if _, err := Generate(t.Context(), dec, tok, tt.req, func(e Event) error {
+			if events++; !dec.begun && len(dec.steps) < tt.steps {
+				t.Errorf("%q goes out before its step is begun", e.Text)
+			}
+			return nil
+		}); err != nil || events == 0 || len(dec.steps) != tt.steps {
+			t.Errorf("%+v: %v, %d steps in %d events, want %d", tt.req, err, len(dec.steps), events, tt.steps)
+		}
+	}
+}
+
+// A cachedScript knew some of the prompt.
+type cachedScript struct{ *script }
+
+func (cachedScript) Cached() int { return 1 }
+
+func TestCachedTokens(t *testing.T) {
+	tok := open(t)
+	res, err := Generate(t.Context(), cachedScript{say(t, tok, "a")}, tok, Request{PromptIDs: []int{1, 300}}, nil)
+	if err != nil || res.CachedTokens != 1 || res.PromptTokens != 2 {
+		t.Errorf("%+v, %v", res, err)
 	}
 }
 

@@ -40,7 +40,7 @@ func open(t testing.TB, o Options) *Decoder {
 
 func acquire(t testing.TB, d *Decoder) *Slot {
 	t.Helper()
-	s, err := d.Acquire(t.Context())
+	s, err := d.Acquire(t.Context(), Want{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +91,14 @@ func cases(t testing.TB) []goldenCase {
 	return out
 }
 
+// step begins a step and waits for its end.
+func step(ctx context.Context, s *Slot, id int) ([]float32, error) {
+	if err := s.Begin(id); err != nil {
+		return nil, err
+	}
+	return s.End(ctx)
+}
+
 func argmax(v []float32) int { return slices.Index(v, slices.Max(v)) }
 
 // answer greedily makes n ids after the prompt.
@@ -105,7 +113,7 @@ func answer(ctx context.Context, s *Slot, prompt []int, injection []float32, n i
 		if ids = append(ids, id); id == 2 || len(ids) == n {
 			break
 		}
-		logits, err = s.Step(ctx, id)
+		logits, err = step(ctx, s, id)
 	}
 	return ids, err
 }
@@ -131,7 +139,7 @@ func TestGolden(t *testing.T) {
 				if i == len(c.greedy)-1 {
 					break
 				}
-				if logits, err = s.Step(t.Context(), id); err != nil {
+				if logits, err = step(t.Context(), s, id); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -163,7 +171,7 @@ func TestPrefillIsSteps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		logits, err = s.Step(t.Context(), id)
+		logits, err = step(t.Context(), s, id)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +188,7 @@ func TestSlotsAreIndependent(t *testing.T) {
 	for i := range 3 * len(cs) {
 		wg.Go(func() {
 			c := cs[i%len(cs)]
-			s, err := d.Acquire(t.Context())
+			s, err := d.Acquire(t.Context(), Want{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -197,15 +205,18 @@ func TestSlotsAreIndependent(t *testing.T) {
 
 func TestAcquireWaits(t *testing.T) {
 	d := open(t, Options{})
-	s := acquire(t, d)
+	s, err := d.Acquire(t.Context(), Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := d.Acquire(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := d.Acquire(ctx, Want{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("no slot is free: %v", err)
 	}
 	got := make(chan error)
 	go func() {
-		other, err := d.Acquire(t.Context())
+		other, err := d.Acquire(t.Context(), Want{})
 		if err == nil {
 			other.Release()
 		}
@@ -215,7 +226,6 @@ func TestAcquireWaits(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
-	<-d.free // for the cleanup's Release
 }
 
 // A cancelled prefill ends with the context's error, and its slot works again.
@@ -274,7 +284,7 @@ func TestRefuses(t *testing.T) {
 	if _, err := s.Prefill(t.Context(), make([]int, 16), nil); err != nil {
 		t.Errorf("16 ids in 16 places: %v", err)
 	}
-	if _, err := s.Step(t.Context(), 1); imagebind.KindOf(err) != imagebind.Invalid || s.Len() != 16 {
+	if _, err := step(t.Context(), s, 1); imagebind.KindOf(err) != imagebind.Invalid || s.Len() != 16 {
 		t.Errorf("a step behind the end: %v", err)
 	}
 	func() {
@@ -324,7 +334,7 @@ func TestStepAllocates(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n := testing.AllocsPerRun(50, func() {
-		if _, err := s.Step(ctx, 7); err != nil {
+		if _, err := step(ctx, s, 7); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -346,7 +356,7 @@ func BenchmarkStep(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		if _, err := s.Step(b.Context(), 7); err != nil {
+		if _, err := step(b.Context(), s, 7); err != nil {
 			b.Fatal(err)
 		}
 	}

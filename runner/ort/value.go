@@ -81,6 +81,12 @@ func (a *Arena) View(offset int, typ string, shape ...int) (Value, error) {
 	return onnx.NewCustomDataTensor(shape64(shape), a.mem[offset:offset+n:offset+n], elem)
 }
 
+// Copy moves n bytes inside the arena.
+func (a *Arena) Copy(dst, src, n int) error {
+	copy(a.mem[dst:dst+n], a.mem[src:src+n])
+	return nil
+}
+
 // Close gives the memory back. No value over it may be used afterwards.
 func (a *Arena) Close() error {
 	if a.mem == nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/llama"
 	"imagebind-llm/runner/modality/all"
 	"imagebind-llm/runner/sample"
 )
@@ -71,7 +72,7 @@ func (p *Pipeline) probe(ctx context.Context) error {
 			return fmt.Errorf("bridge: %w", err)
 		}
 	}
-	slot, err := p.decoder.Acquire(ctx)
+	slot, err := p.decoder.Acquire(ctx, llama.Want{})
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,9 @@ func (p *Pipeline) probe(ctx context.Context) error {
 		if slot.Len() == slot.Capacity() {
 			break
 		}
-		logits, err = slot.Step(ctx, id)
+		if err = slot.Begin(id); err == nil {
+			logits, err = slot.End(ctx)
+		}
 	}
 	return err
 }

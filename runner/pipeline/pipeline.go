@@ -200,13 +200,17 @@ func (p *Pipeline) inject(ctx context.Context, mix imagebind.Embedding, t *Timin
 // choices makes the answers, as many side by side as there are slots.
 func (p *Pipeline) choices(ctx context.Context, start time.Time, q Query, a *Answer, emit func(Event) error) error {
 	a.Choices = make([]generate.Result, q.N)
+	want := llama.Want{IDs: q.Generate.PromptIDs, Injection: q.Generate.Injection, Request: a}
+	if q.Client != "" {
+		want.Client = q.Client
+	}
 	queued := make([]time.Duration, q.N)
 	var emitting sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range q.N {
 		g.Go(guard(func() error {
 			asked := time.Now()
-			slot, err := p.decoder.Acquire(ctx)
+			slot, err := p.decoder.Acquire(ctx, want)
 			queued[i] = time.Since(asked)
 			if err != nil {
 				return err

@@ -16,6 +16,9 @@ type Query struct {
 	Cache      Cache
 	Neighbours bool // return those that the cache used
 	N          int  // choices, 1 to MaxChoices
+	// Client is who asks, as far as the server tells clients apart: they share the
+	// decoder's slots fairly.
+	Client string
 	// Generate says how an answer is drawn and when it ends. PromptIDs and
 	// Injection are the pipeline's to fill in, the bundle's stop ids are added to
 	// StopIDs, and choice i draws with Seed+i.
