@@ -117,7 +117,11 @@ func Open(b *bundle.Bundle, o Options) (_ *Pipeline, err error) {
 		if p.template, err = prompt.Parse(b.Decoder.Template); err != nil {
 			return nil, err
 		}
-		if p.decoder, err = llama.Open(b, llama.Options{Slots: o.Slots, Context: o.Context, Chunk: o.Chunk, ORT: o.ORT}); err != nil {
+		lo := llama.Options{Slots: o.Slots, Context: o.Context, Chunk: o.Chunk, ORT: o.ORT}
+		if o.Observer != nil {
+			lo.Observe = o.Observer.Ran
+		}
+		if p.decoder, err = llama.Open(b, lo); err != nil {
 			return nil, err
 		}
 	}

@@ -230,6 +230,7 @@ func (o observer) Queue(requests, running int) {
 }
 func (o observer) Encoded(m string, d time.Duration)    { o.note("encoded %s %v", m, d > 0) }
 func (o observer) Retrieved(d time.Duration, err error) { o.note("retrieved %v %v", d > 0, err) }
+func (o observer) Ran(int, int, time.Duration)          {}
 func (o observer) Prefilled(n int, d time.Duration)     { o.note("prefilled %d %v", n, d > 0) }
 func (o observer) Generated(n int, d time.Duration)     { o.note("generated %d %v", n, d > 0) }
 

@@ -101,4 +101,5 @@ type Observer interface {
 	Retrieved(d time.Duration, err error)             // one call of the retriever
 	Prefilled(tokens int, sinceRequest time.Duration) // the first token of a choice is there
 	Generated(tokens int, d time.Duration)            // a choice is over
+	Ran(sequences, prompt int, d time.Duration)       // one run of the decoder: a step of so many, or so many tokens of a prompt
 }

@@ -24,6 +24,10 @@ type Metrics struct {
 	prompt    prometheus.Counter
 	generated prometheus.Counter
 	perToken  prometheus.Histogram
+	rows      prometheus.Histogram
+	step      prometheus.Histogram
+	read      prometheus.Counter
+	reading   prometheus.Counter
 	encode    *prometheus.HistogramVec
 	retrieve  *prometheus.HistogramVec
 	without   prometheus.Counter
@@ -41,16 +45,20 @@ func NewMetrics() *Metrics {
 		requests:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "runner_requests_total", Help: "Requests by route, method and status."}, []string{"route", "method", "status"}),
 		duration:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "runner_request_seconds", Help: "Time to the end of the answer.", Buckets: seconds}, []string{"route", "method"}),
 		first:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "runner_first_token_seconds", Help: "From a query to a choice's first token, queue and encoders included.", Buckets: seconds}),
-		prompt:    prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prompt_tokens_total", Help: "Tokens of prompts that were read, once a choice."}),
+		prompt:    prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prompt_tokens_total", Help: "Tokens of prompts, once a choice."}),
 		generated: prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_generated_tokens_total", Help: "Tokens of answers."}),
 		perToken:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "runner_token_seconds", Help: "Decode time of a choice by its tokens: the mean time between two.", Buckets: []float64{.0005, .001, .0025, .005, .01, .02, .03, .05, .075, .1, .15, .25, .5, 1, 2.5}}),
+		rows:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "runner_step_sequences", Help: "Sequences that took a step of the decoder together.", Buckets: []float64{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64}}),
+		step:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "runner_step_seconds", Help: "One step of the decoder, a token for each of its sequences.", Buckets: []float64{.0005, .001, .0025, .005, .01, .02, .03, .05, .075, .1, .15, .25, .5, 1, 2.5}}),
+		read:      prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prefill_tokens_total", Help: "Tokens of prompts that the decoder read: those less what was in the KV cache."}),
+		reading:   prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prefill_seconds_total", Help: "Time that the decoder spent on reading them."}),
 		encode:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "runner_encode_seconds", Help: "Reading and embedding of one part.", Buckets: seconds}, []string{"modality"}),
 		retrieve:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "runner_retrieve_seconds", Help: "One call of the retriever, tries again included.", Buckets: seconds}, []string{"outcome"}),
 		without:   prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_degraded_total", Help: "Requests that wanted the feature cache and were answered without."}),
 		inside:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "runner_requests_inside", Help: "Requests let in and not over: at work or waiting."}),
 		running:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "runner_choices_running", Help: "Choices that have a decoder slot."}),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.first, m.prompt, m.generated, m.perToken, m.encode, m.retrieve, m.without, m.inside, m.running,
+	m.registry.MustRegister(m.requests, m.duration, m.first, m.prompt, m.generated, m.perToken, m.rows, m.step, m.read, m.reading, m.encode, m.retrieve, m.without, m.inside, m.running,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -116,5 +124,17 @@ func (m *Metrics) Generated(tokens int, d time.Duration) {
 	m.generated.Add(float64(tokens))
 	if tokens > 0 {
 		m.perToken.Observe(d.Seconds() / float64(tokens))
+	}
+}
+
+// Ran hears of a run of the decoder.
+func (m *Metrics) Ran(sequences, prompt int, d time.Duration) {
+	if sequences > 0 {
+		m.rows.Observe(float64(sequences))
+		m.step.Observe(d.Seconds())
+	}
+	if prompt > 0 {
+		m.read.Add(float64(prompt))
+		m.reading.Add(d.Seconds())
 	}
 }
