@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	onnx "github.com/yalue/onnxruntime_go"
 )
@@ -24,7 +25,8 @@ var ErrNoLibrary = errors.New("onnxruntime is not installed")
 
 var load struct {
 	sync.Mutex
-	path string
+	path   string
+	memory atomic.Uintptr // the host's, by onnxruntime's description; 0 until the library is loaded
 }
 
 // Load loads the onnxruntime library, once a process: from path, or where that
@@ -51,8 +53,29 @@ func Load(path string) (string, error) {
 		}
 		return "", fmt.Errorf("the onnxruntime library %s does not load (install one with `make ort`, or name one with %s): %w", found, LibraryEnv, err)
 	}
+	if err := shim(found); err != nil {
+		return "", err
+	}
+	memory, err := describeMemory("Cpu", 0)
+	if err != nil {
+		return "", err
+	}
 	load.path = found
+	load.memory.Store(uintptr(memory))
 	return onnx.GetVersion(), nil
+}
+
+// hostMemory returns onnxruntime's description of the host's memory, and loads
+// the library where nobody has.
+func hostMemory() (handle, error) {
+	m := load.memory.Load()
+	if m == 0 {
+		if _, err := Load(""); err != nil {
+			return 0, err
+		}
+		m = load.memory.Load()
+	}
+	return handle(m), nil
 }
 
 func find(path string) (string, error) {

@@ -1,8 +1,6 @@
 package ort
 
 import (
-	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	onnx "github.com/yalue/onnxruntime_go"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	imagebind "imagebind-llm"
@@ -62,7 +59,7 @@ func model(t testing.TB) string {
 	return path
 }
 
-func open(t testing.TB) *Session {
+func openAdd(t testing.TB) *Session {
 	t.Helper()
 	need(t)
 	s, err := Open(model(t), Options{Threads: 1})
@@ -78,7 +75,7 @@ func floats(v ...float32) imagebind.Tensor {
 }
 
 func TestCompute(t *testing.T) {
-	s := open(t)
+	s := openAdd(t)
 	if got := (Info{Name: "a", Type: "float32", Shape: []int{-1, 2}}); !reflect.DeepEqual(s.Inputs[0], got) {
 		t.Errorf("input is %+v", s.Inputs[0])
 	}
@@ -92,7 +89,7 @@ func TestCompute(t *testing.T) {
 }
 
 func TestComputeErrors(t *testing.T) {
-	s := open(t)
+	s := openAdd(t)
 	for _, tt := range []struct {
 		name string
 		in   map[string]imagebind.Tensor
@@ -109,52 +106,6 @@ func TestComputeErrors(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, tt.want)
 			}
 		})
-	}
-}
-
-func TestRunInPlaceAndCancel(t *testing.T) {
-	s := open(t)
-	arena, err := NewArena(4 * 4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer arena.Close()
-	sum, err := arena.View(8, "float32", 1, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	one := []float32{1, 2}
-	b, err := Floats(one, 1, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer Destroy(sum, b)
-	ctx, cancel := context.WithCancel(t.Context())
-	for range 3 { // y goes where a was
-		if err := s.Run(ctx, []Value{sum, b}, []Value{sum}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data := sum.(*onnx.CustomDataTensor).GetData()
-	got, err := onnx.NewEmptyTensor[float32](onnx.NewShape(1, 2))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer got.Destroy()
-	zero, _ := Floats([]float32{0, 0}, 1, 2)
-	defer Destroy(zero)
-	if err := s.Run(ctx, []Value{sum, zero}, []Value{got}); err != nil {
-		t.Fatal(err)
-	}
-	if v := got.GetData(); v[0] != 3 || v[1] != 6 || len(data) != 8 {
-		t.Errorf("three sums in place: %v", v)
-	}
-	cancel()
-	if err := s.Run(ctx, []Value{sum, b}, []Value{sum}); !errors.Is(err, context.Canceled) {
-		t.Errorf("a cancelled run: %v", err)
-	}
-	if err := s.Run(t.Context(), []Value{sum, b}, []Value{sum}); err != nil {
-		t.Errorf("after a cancelled run: %v", err)
 	}
 }
 

@@ -2,10 +2,10 @@ package ort
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -35,14 +35,31 @@ type Info struct {
 // A Session is an open graph. Its methods may be called concurrently.
 type Session struct {
 	Inputs, Outputs []Info
-	s               *onnx.DynamicAdvancedSession
-	options         sync.Pool // *onnx.RunOptions
+
 	name            string
+	o               Options
+	s               *onnx.DynamicAdvancedSession
+	session         handle // the same
+	inputs, outputs names
+	frames          sync.Pool // *frame
+
+	mu   sync.Mutex
+	free []*stopper
 }
 
 // Open opens the graph at path; its external weights are memory-mapped. Load
 // comes first, by itself where the caller has not.
 func Open(path string, o Options) (*Session, error) {
+	s, err := open(path, o, func(so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
+		return onnx.NewDynamicAdvancedSession(path, nil, nil, so)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open graph %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(name string, o Options, create func(*onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error)) (*Session, error) {
 	if _, err := Load(""); err != nil {
 		return nil, err
 	}
@@ -51,15 +68,18 @@ func Open(path string, o Options) (*Session, error) {
 		return nil, err
 	}
 	defer so.Destroy()
-	ins, outs, err := onnx.GetInputOutputInfoWithOptions(path, so)
-	if err != nil {
-		return nil, fmt.Errorf("open graph %s: %w", path, err)
+	s := &Session{name: name, o: o}
+	if s.s, err = create(so); err != nil {
+		return nil, err
 	}
-	s := &Session{Inputs: infos(ins), Outputs: infos(outs), name: path}
-	s.s, err = onnx.NewDynamicAdvancedSession(path, names(s.Inputs), names(s.Outputs), so)
-	if err != nil {
-		return nil, fmt.Errorf("open graph %s: %w", path, err)
+	s.session = sessionOf(s.s)
+	var err1, err2 error
+	s.Inputs, s.inputs, err1 = ports(s.session, false)
+	s.Outputs, s.outputs, err2 = ports(s.session, true)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
+	s.frames.New = func() any { return newFrame(len(s.Inputs), len(s.Outputs)) }
 	return s, nil
 }
 
@@ -111,39 +131,6 @@ func appendCUDA(so *onnx.SessionOptions, o Options) error {
 	return so.AppendExecutionProviderCUDA(cuda)
 }
 
-func infos(list []onnx.InputOutputInfo) []Info {
-	out := make([]Info, len(list))
-	for i, x := range list {
-		out[i] = Info{Name: x.Name, Type: typeName(x.DataType)}
-		for _, d := range x.Dimensions {
-			out[i].Shape = append(out[i].Shape, int(d))
-		}
-	}
-	return out
-}
-
-func typeName(t onnx.TensorElementDataType) string {
-	switch t {
-	case onnx.TensorElementDataTypeFloat:
-		return "float32"
-	case onnx.TensorElementDataTypeFloat16:
-		return "float16"
-	case onnx.TensorElementDataTypeInt64:
-		return "int64"
-	case onnx.TensorElementDataTypeInt32:
-		return "int32"
-	}
-	return strings.ToLower(t.String())
-}
-
-func names(list []Info) []string {
-	out := make([]string, len(list))
-	for i, x := range list {
-		out[i] = x.Name
-	}
-	return out
-}
-
 // Input returns the index of the input of that name, or -1.
 func (s *Session) Input(name string) int {
 	return slices.IndexFunc(s.Inputs, func(x Info) bool { return x.Name == name })
@@ -152,38 +139,6 @@ func (s *Session) Input(name string) int {
 // Output returns the index of the output of that name, or -1.
 func (s *Session) Output(name string) int {
 	return slices.IndexFunc(s.Outputs, func(x Info) bool { return x.Name == name })
-}
-
-// Run runs the graph on values that the caller owns, in the order of Inputs and
-// Outputs. An output may be the very value of an input, where the graph allows
-// it (a KV cache). When ctx ends the run is stopped within one operator and its
-// error is ctx's.
-func (s *Session) Run(ctx context.Context, in, out []Value) error {
-	if len(in) != len(s.Inputs) || len(out) != len(s.Outputs) {
-		panic(fmt.Sprintf("ort: %s takes %d inputs and gives %d outputs; got %d and %d", s.name, len(s.Inputs), len(s.Outputs), len(in), len(out)))
-	}
-	if ctx.Done() == nil {
-		return s.s.RunWithOptions(in, out, nil)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ro, _ := s.options.Get().(*onnx.RunOptions)
-	if ro == nil {
-		var err error
-		if ro, err = onnx.NewRunOptions(); err != nil {
-			return err
-		}
-	}
-	stop := context.AfterFunc(ctx, func() { _ = ro.Terminate() })
-	err := s.s.RunWithOptions(in, out, ro)
-	if stop() {
-		s.options.Put(ro)
-	} // else Terminate has run or is running: ro is left to the collector, which is rare
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
 }
 
 // Compute runs the graph once on float32 and int64 tensors by name and returns
@@ -222,4 +177,13 @@ func (s *Session) Compute(ctx context.Context, in map[string]imagebind.Tensor, w
 }
 
 // Close frees the session. No run may be under way.
-func (s *Session) Close() error { return s.s.Destroy() }
+func (s *Session) Close() error {
+	for _, x := range s.free {
+		x.destroy()
+	}
+	s.free = nil
+	s.inputs.free()
+	s.outputs.free()
+	s.inputs, s.outputs = names{}, names{}
+	return s.s.Destroy()
+}

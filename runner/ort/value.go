@@ -2,108 +2,102 @@ package ort
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
-
-	onnx "github.com/yalue/onnxruntime_go"
-	"golang.org/x/sys/unix"
+	"unsafe"
 
 	imagebind "imagebind-llm"
 )
 
+/*
+#include "shim.h"
+*/
+import "C"
+
 // A Value is a tensor that a run reads or writes in place. Destroy frees its
 // handle, not the memory that it was made over.
-type Value = onnx.Value
+type Value interface {
+	Shape() []int
+	Destroy() error
+	ort() *tensor
+}
+
+// A tensor is an OrtValue over memory of Go's, of an arena, or of its own.
+type tensor struct {
+	value handle
+	typ   string
+	shape []int
+	// keep is the Go memory that onnxruntime reads and writes: alive for as long
+	// as the value is. It holds no pointers and Go moves nothing on its heap.
+	keep any
+}
+
+// Shape returns the dimensions.
+func (t *tensor) Shape() []int { return slices.Clone(t.shape) }
+
+// Destroy frees the handle.
+func (t *tensor) Destroy() error {
+	C.ort_release_value(t.value)
+	t.value, t.keep = 0, nil
+	return nil
+}
+
+func (t *tensor) ort() *tensor { return t }
+
+// newTensor makes a value over bytes at data, or where that is nil at the address at.
+func newTensor(memory handle, data unsafe.Pointer, at uintptr, bytes int, typ string, shape []int) (*tensor, error) {
+	dims := make([]C.int64_t, len(shape))
+	for i, d := range shape {
+		dims[i] = C.int64_t(d)
+	}
+	number, size := elem(typ)
+	if n := imagebind.Size(shape) * size; n > bytes {
+		panic(fmt.Sprintf("ort: a %s tensor of shape %v takes %d bytes, there are %d", typ, shape, n, bytes))
+	}
+	t := &tensor{typ: typ, shape: slices.Clone(shape)}
+	if err := check(C.ort_value(memory, data, C.uintptr_t(at), C.size_t(bytes), pointer(dims), C.size_t(len(dims)), number, &t.value)); err != nil {
+		return nil, fmt.Errorf("a tensor of shape %v: %w", shape, err)
+	}
+	return t, nil
+}
+
+// over makes a value over Go's memory.
+func over[T float32 | int64 | int32 | uint8](data []T, typ string, shape []int) (Value, error) {
+	memory, err := hostMemory()
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTensor(memory, unsafe.Pointer(pointer(data)), 0, len(data)*int(unsafe.Sizeof(*new(T))), typ, shape)
+	if err != nil {
+		return nil, err
+	}
+	t.keep = data
+	return t, nil
+}
 
 // Floats makes a value over data, which stays the caller's.
-func Floats(data []float32, shape ...int) (Value, error) {
-	return onnx.NewTensor(shape64(shape), data)
-}
+func Floats(data []float32, shape ...int) (Value, error) { return over(data, "float32", shape) }
 
 // Int64s makes a value over data, which stays the caller's.
-func Int64s(data []int64, shape ...int) (Value, error) {
-	return onnx.NewTensor(shape64(shape), data)
-}
+func Int64s(data []int64, shape ...int) (Value, error) { return over(data, "int64", shape) }
 
 // Int32s makes a value over data, which stays the caller's.
-func Int32s(data []int32, shape ...int) (Value, error) {
-	return onnx.NewTensor(shape64(shape), data)
-}
+func Int32s(data []int32, shape ...int) (Value, error) { return over(data, "int32", shape) }
 
 // A Scalar is an int32 value of rank 0.
 type Scalar struct {
 	Value
-	at *int32 // in the memory that the value was made over, which Value keeps alive
+	at *int32
 }
 
-// NewScalar makes a scalar that Set changes in place. The library's own Set does
-// not: it puts another slice in place of the one that onnxruntime reads.
+// NewScalar makes a scalar, 0, that Set changes in place.
 func NewScalar() (Scalar, error) {
-	s, err := onnx.NewEmptyScalar[int32]()
-	if err != nil {
-		return Scalar{}, err
-	}
-	data := reflect.ValueOf(s).Elem().FieldByName("data")
-	return Scalar{s, (*int32)(data.UnsafePointer())}, nil
+	data := make([]int32, 1)
+	v, err := Int32s(data)
+	return Scalar{v, &data[0]}, err
 }
 
 // Set changes the scalar.
 func (s Scalar) Set(v int32) { *s.at = v }
-
-// An Arena is memory outside of Go's heap for tensors that live as long as the
-// program: a KV cache does not count for the garbage collector, and its pages
-// cost nothing until they are written.
-type Arena struct{ mem []byte }
-
-// NewArena reserves n bytes, zero.
-func NewArena(n int) (*Arena, error) {
-	if n == 0 {
-		return &Arena{}, nil
-	}
-	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return nil, fmt.Errorf("reserve %d bytes: %w", n, err)
-	}
-	return &Arena{mem}, nil
-}
-
-// View makes a value of a type ("float32" or "float16") over the arena's bytes
-// from offset.
-func (a *Arena) View(offset int, typ string, shape ...int) (Value, error) {
-	elem, size := onnx.TensorElementDataType(onnx.TensorElementDataTypeFloat), 4
-	if typ == "float16" {
-		elem, size = onnx.TensorElementDataTypeFloat16, 2
-	}
-	n := imagebind.Size(shape) * size
-	if offset < 0 || offset+n > len(a.mem) {
-		panic(fmt.Sprintf("ort: view of %d bytes at %d in an arena of %d", n, offset, len(a.mem)))
-	}
-	return onnx.NewCustomDataTensor(shape64(shape), a.mem[offset:offset+n:offset+n], elem)
-}
-
-// Copy moves n bytes inside the arena.
-func (a *Arena) Copy(dst, src, n int) error {
-	copy(a.mem[dst:dst+n], a.mem[src:src+n])
-	return nil
-}
-
-// Close gives the memory back. No value over it may be used afterwards.
-func (a *Arena) Close() error {
-	if a.mem == nil {
-		return nil
-	}
-	mem := a.mem
-	a.mem = nil
-	return unix.Munmap(mem)
-}
-
-func shape64(shape []int) onnx.Shape {
-	s := make(onnx.Shape, len(shape))
-	for i, d := range shape {
-		s[i] = int64(d)
-	}
-	return s
-}
 
 // newInput makes the value of an input of a graph from t, checking its type and
 // every fixed dimension.
@@ -124,9 +118,6 @@ func newInput(x Info, t imagebind.Tensor) (Value, error) {
 		for i, v := range t.Ints {
 			ints[i] = int32(v)
 		}
-		if len(t.Shape) == 0 {
-			return onnx.NewScalar(ints[0])
-		}
 		return Int32s(ints, t.Shape...)
 	case x.Type == "float32" && len(t.Floats) == t.Len():
 		return Floats(t.Floats, t.Shape...)
@@ -134,19 +125,36 @@ func newInput(x Info, t imagebind.Tensor) (Value, error) {
 	return nil, fmt.Errorf("the graph takes %s, got %d floats and %d ints for shape %v", x.Type, len(t.Floats), len(t.Ints), t.Shape)
 }
 
-// tensorOf copies a value that onnxruntime made.
+// made wraps a value that onnxruntime made for an output.
+func made(value handle) (*tensor, error) {
+	t := &tensor{value: value}
+	var d C.struct_ort_tensor
+	if err := check(C.ort_describe(value, &d)); err != nil {
+		_ = t.Destroy()
+		return nil, err
+	}
+	t.typ, t.shape = typeName(d._type), shapeOf(&d)
+	return t, nil
+}
+
+// tensorOf copies a value in the host's memory.
 func tensorOf(v Value) (imagebind.Tensor, error) {
-	var shape []int
-	for _, d := range v.GetShape() {
-		shape = append(shape, int(d))
+	t := v.ort()
+	var d C.struct_ort_tensor
+	if err := check(C.ort_describe(t.value, &d)); err != nil {
+		return imagebind.Tensor{}, err
 	}
-	switch v := v.(type) {
-	case *onnx.Tensor[float32]:
-		return imagebind.Tensor{Shape: shape, Floats: slices.Clone(v.GetData())}, nil
-	case *onnx.Tensor[int64]:
-		return imagebind.Tensor{Shape: shape, Ints: slices.Clone(v.GetData())}, nil
+	n := imagebind.Size(t.shape)
+	out := imagebind.Tensor{Shape: t.Shape()}
+	switch t.typ {
+	case "float32":
+		out.Floats = slices.Clone(unsafe.Slice((*float32)(d.data), n))
+	case "int64":
+		out.Ints = slices.Clone(unsafe.Slice((*int64)(d.data), n))
+	default:
+		return imagebind.Tensor{}, fmt.Errorf("a tensor of %s is not read", t.typ)
 	}
-	return imagebind.Tensor{}, fmt.Errorf("a %T cannot be copied", v)
+	return out, nil
 }
 
 func destroy(values []Value) {
