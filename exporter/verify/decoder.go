@@ -36,7 +36,7 @@ func OpenDecoder(path string, cfg bundle.Decoder, rows, capacity int, o ort.Opti
 		elem = 2
 	}
 	size := rows * cfg.KVHeads * capacity * cfg.HeadDim * elem
-	if d.arena, err = ort.NewArena(2 * cfg.Layers * size); err != nil {
+	if d.arena, err = s.NewArena(2 * cfg.Layers * size); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	for i := range 2 * cfg.Layers {

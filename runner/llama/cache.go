@@ -22,7 +22,7 @@ func newCache(s *ort.Session, cfg bundle.Decoder, slots, context int) (cache, er
 		c.token = 2 * cfg.HeadDim
 	}
 	var err error
-	if c.arena, err = ort.NewArena(c.bytes()); err != nil {
+	if c.arena, err = s.NewArena(c.bytes()); err != nil {
 		return c, fmt.Errorf("KV cache: %w", err)
 	}
 	return c, nil
@@ -38,12 +38,20 @@ func (c *cache) view(layer, kind, row, n int) (ort.Value, error) {
 	return c.arena.View(((2*layer+kind)*c.slots+row)*c.row(), c.cfg.KVType, n, c.cfg.KVHeads, c.context, c.cfg.HeadDim)
 }
 
-// copy makes row dst hold the tokens from, …, to-1 of row src.
+// copy makes row dst hold the tokens from, …, to-1 of row src; those before are
+// the same in both. On a device a copy costs more than its bytes, and the row
+// goes over whole.
 func (c *cache) copy(dst, src, from, to int) error {
 	if from >= to {
 		return nil
 	}
 	for part := range 2 * c.cfg.Layers {
+		if c.arena.Device() {
+			if err := c.arena.Copy((part*c.slots+dst)*c.row(), (part*c.slots+src)*c.row(), c.row()); err != nil {
+				return fmt.Errorf("KV cache: %w", err)
+			}
+			continue
+		}
 		for head := range c.cfg.KVHeads {
 			at := head*c.context + from
 			d := (part*c.slots+dst)*c.row() + at*c.token
