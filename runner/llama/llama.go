@@ -33,7 +33,7 @@ import (
 type Options struct {
 	Slots   int // sequences at a time, 1 or more
 	Context int // tokens of a sequence, prompt and answer together; 0 means the bundle's
-	Chunk   int // tokens of a prompt in one run, at most; 0 means 512
+	Chunk   int // tokens of a prompt in one run, at most; 0 means 512, fewer than 4 are 4
 	ORT     ort.Options
 	// Observe, which may be nil, hears of every run of the graph: how many
 	// sequences took a step, or how many tokens of a prompt were read.
@@ -71,8 +71,12 @@ type row struct {
 	// ids are the tokens whose keys and values it holds, under the injection in
 	// its part of buffers.injection. They stay when the owner leaves.
 	ids  []int
+	read int    // how many of them, from the first, were read as a prompt; steps wrote the others
 	used uint64 // when, by the Decoder's clock
 }
+
+// keep forgets all ids but the first n.
+func (r *row) keep(n int) { r.ids, r.read = r.ids[:n], min(r.read, n) }
 
 // Open opens the decoder of b. It reserves the KV cache, whose pages cost
 // memory only once they are written.
@@ -91,6 +95,7 @@ func Open(b *bundle.Bundle, o Options) (*Decoder, error) {
 	if d.chunk <= 0 {
 		d.chunk = 512
 	}
+	d.chunk = max(d.chunk, 4) // see part
 	if o.Slots < 1 {
 		return nil, fmt.Errorf("%d slots: at least one is needed", o.Slots)
 	}
@@ -224,6 +229,10 @@ type Want struct {
 	// Client and Request share the slots fairly: of those that wait, the client
 	// that holds the fewest comes first, then the request that does.
 	Client, Request any
+	// Exact asks for logits that do not depend on who else runs, nor on what the
+	// cache holds from answers: the same to the bit each time. Alone, with int4
+	// weights, it costs a second row.
+	Exact bool
 }
 
 // Acquire waits for a free row. Its owner calls Release.

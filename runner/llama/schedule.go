@@ -117,6 +117,18 @@ func (d *Decoder) readPart(p plan) {
 	}
 }
 
+// part returns how many of the remaining tokens to read at once, about n. It
+// neither reads nor leaves a single one: attention over one token adds up in
+// another order than over several, and a prompt's logits would depend on how it
+// was cut.
+func (d *Decoder) part(remaining, n int) int {
+	n = max(n, 2)
+	if remaining-n == 1 {
+		n += 1 - 2*min(n-2, 1) // one less, or three
+	}
+	return min(n, remaining, d.chunk)
+}
+
 // readNext returns how many tokens it read. s is the first of d.reads.
 func (d *Decoder) readNext(s *Slot, n int) (int, error) {
 	d.mu.Lock()
@@ -124,7 +136,7 @@ func (d *Decoder) readNext(s *Slot, n int) (int, error) {
 	if !read.started {
 		read.started = true
 		var err error
-		if s.cached, err = d.reuse(r, read.ids, read.injection); err != nil {
+		if s.cached, err = d.reuse(r, read.ids, read.injection, s.want.Exact); err != nil {
 			d.mu.Unlock()
 			return 0, err
 		}
@@ -132,7 +144,7 @@ func (d *Decoder) readNext(s *Slot, n int) (int, error) {
 	past := len(r.ids)
 	d.mu.Unlock()
 
-	next := read.ids[past:min(past+n, len(read.ids))]
+	next := read.ids[past : past+d.part(len(read.ids)-past, n)]
 	b := &d.buffers
 	for i, id := range next {
 		b.prompt[i] = int64(id)
@@ -156,6 +168,9 @@ func (d *Decoder) readNext(s *Slot, n int) (int, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if r.read == len(r.ids) {
+		r.read += len(next)
+	}
 	r.ids = append(r.ids, next...)
 	return len(next), nil
 }
@@ -173,8 +188,7 @@ func (d *Decoder) step() {
 	}
 	d.batch = batch
 	err := d.pack(batch)
-	at := batch[0].row.n
-	n := batch[len(batch)-1].row.n + 1 - at
+	at, n := d.spanOf(batch)
 	total := d.lengths(at, n)
 	l, v, e := d.buffers.free(n)
 	d.mu.Unlock()
@@ -202,6 +216,19 @@ func (d *Decoder) step() {
 	}
 }
 
+// spanOf returns the rows from the first of batch to its last. One alone whose
+// logits must not depend on who else runs has an idle row beside it: with int4
+// weights a product of one row rounds otherwise than that of several.
+func (d *Decoder) spanOf(batch []*Slot) (at, n int) {
+	first := batch[0]
+	at = first.row.n
+	n = batch[len(batch)-1].row.n + 1 - at
+	if n == 1 && first.want.Exact && d.cfg.Precision == "int4" && len(d.rows) > 1 {
+		at, n = min(at, len(d.rows)-2), 2
+	}
+	return at, n
+}
+
 // lengths fills in the inputs of a step over n rows, and returns the largest
 // length after it. A row that takes no step writes a key and a value behind its
 // last, where its next will be; a full one loses its last. d.mu is held.
@@ -212,7 +239,7 @@ func (d *Decoder) lengths(at, n int) (total int) {
 		if s := r.owner; s != nil && s.running {
 			b.ids[r.n] = int64(s.id)
 		} else if len(r.ids) == d.context {
-			r.ids = r.ids[:d.context-1]
+			r.keep(d.context - 1)
 		}
 		b.seqlens[r.n] = int32(len(r.ids))
 		total = max(total, len(r.ids)+1)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/runner/internal/testbundle"
 )
 
 // chat makes n ids greedily after the prompt, in a slot of its own.
@@ -131,8 +132,8 @@ func TestPrefix(t *testing.T) {
 	if logits, err = twin.Prefill(t.Context(), next, c.injection); err != nil {
 		t.Fatal(err)
 	}
-	if twin.Cached() != len(next)-1 {
-		t.Errorf("%d tokens were copied, want %d", twin.Cached(), len(next)-1)
+	if twin.Cached() != len(next)-2 {
+		t.Errorf("%d tokens were copied, want %d", twin.Cached(), len(next)-2)
 	}
 	golden.Close(t, logits, want, 1e-4)
 	twin.Release()
@@ -349,5 +350,62 @@ func TestPace(t *testing.T) {
 	}
 	if n := p.chunk(512); n != 512 {
 		t.Errorf("%d tokens, want all", n)
+	}
+}
+
+// TestExact: an exact sequence has the same logits, to the bit, alone, among
+// others, read in parts, and when it is asked again.
+func TestExact(t *testing.T) {
+	for _, precision := range []string{"fp32", "fp16", "int8", "int4"} {
+		t.Run(precision, func(t *testing.T) {
+			b := testbundle.Open(t, testbundle.ImageBind, testbundle.LLaMA, testbundle.Adapter, []string{"--precision", precision})
+			cs := cases(t)[:4]
+			run := func(o Options, together bool) (all [][]float32) {
+				d, err := Open(b, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer d.Close()
+				all = make([][]float32, len(cs))
+				var wg sync.WaitGroup
+				for i, c := range cs {
+					one := func() {
+						s, err := d.Acquire(t.Context(), Want{IDs: c.prompt, Injection: c.injection, Exact: true})
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer s.Release()
+						logits, err := s.Prefill(t.Context(), c.prompt, c.injection)
+						for _, id := range c.greedy {
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							all[i] = append(all[i], logits...)
+							logits, err = step(t.Context(), s, id)
+						}
+					}
+					if together {
+						wg.Go(one)
+						continue
+					}
+					one()
+					all[i] = nil
+					one() // now its prompt is in the cache, and behind it the answer
+				}
+				wg.Wait()
+				return all
+			}
+			want := run(Options{Slots: 2}, false)
+			for name, o := range map[string]Options{"in parts": {Slots: 2, Chunk: 5}, "together": {Slots: len(cs), Chunk: 7}} {
+				got := run(o, name == "together")
+				for i := range want {
+					if !slices.Equal(got[i], want[i]) {
+						t.Errorf("%s: case %d differs", name, i)
+					}
+				}
+			}
+		})
 	}
 }

@@ -204,7 +204,7 @@ func (p *Pipeline) inject(ctx context.Context, mix imagebind.Embedding, t *Timin
 // choices makes the answers, as many side by side as there are slots.
 func (p *Pipeline) choices(ctx context.Context, start time.Time, q Query, a *Answer, emit func(Event) error) error {
 	a.Choices = make([]generate.Result, q.N)
-	want := llama.Want{IDs: q.Generate.PromptIDs, Injection: q.Generate.Injection, Request: a}
+	want := llama.Want{IDs: q.Generate.PromptIDs, Injection: q.Generate.Injection, Request: a, Exact: q.Generate.Sample.Seed != nil}
 	if q.Client != "" {
 		want.Client = q.Client
 	}
