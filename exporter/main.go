@@ -39,7 +39,7 @@ type options struct {
 	Precision        string   `koanf:"precision" help:"of the decoder's weights: fp32, fp16, int8 or int4"`
 	EncoderPrecision string   `koanf:"encoder_precision" help:"of the encoders' weights: fp32, fp16 or int8"`
 	Exact            bool     `koanf:"exact" help:"int8 and int4 products without rounding their input: for checks, many times slower"`
-	Context          int      `koanf:"context" help:"tokens that the decoder can hold, prompt and answer together; 0: the model's"`
+	Context          int      `koanf:"context" help:"tokens that the decoder can hold, prompt and answer together; 0: the model's, with an adapter at most 512 as in the reference"`
 	Template         string   `koanf:"template" help:"prompt template: a built-in's name or a file; empty: by the checkpoints"`
 	Name             string   `koanf:"name" help:"name of the model in the API; empty: the last part of --out"`
 	Licence          []string `koanf:"licence" help:"PART=NAME, terms of a part (imagebind, llama, adapter); repeatable, a comma separates"`

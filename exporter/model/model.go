@@ -45,7 +45,7 @@ type Options struct {
 	Precision        string   // of the decoder: fp32 (default), fp16, int8, int4
 	EncoderPrecision string   // of the encoders: fp32 (default), fp16, int8
 	Exact            bool     // quantised products without rounding their input: for checks, slow
-	Context          int      // tokens that the decoder can hold; 0: the model's
+	Context          int      // tokens that the decoder can hold; 0: the model's, with an adapter at most 512
 	Template         string   // prompt template: a built-in's name, or a file; empty: by the checkpoints
 	Name             string   // of the bundle; empty: the last part of Out
 	Licences         []string // PART=NAME, over what is known
@@ -321,6 +321,10 @@ func (x *export) known(ck *weights) error {
 	return nil
 }
 
+// adaptedContext is what ImageBind-LLM was tuned with and answers in
+// (llama_adapter.py, max_seq_len), whatever its base was made for.
+const adaptedContext = 512
+
 // language builds decoder and bridge and finds the tokenizer.
 func (x *export) language() error {
 	if x.LLaMA == "" {
@@ -344,6 +348,9 @@ func (x *export) language() error {
 		}
 		x.open = append(x.open, adapter)
 		over = adapter
+		if o.Context == 0 {
+			o.Context = min(adaptedContext, base.Config.Context)
+		}
 	}
 	g, d, err := llama.Build(base, over, o)
 	switch {
