@@ -32,6 +32,10 @@ type Question struct {
 
 	flags             *pflag.FlagSet
 	temperature, topP float64
+	topK              int
+	minP, repetition  float64
+	frequency         float64
+	presence          float64
 	maxTokens, n, k   int
 	seed              int64
 	cacheTemperature  float32
@@ -112,6 +116,11 @@ func (q *Question) Flags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&q.weights, "weight", nil, "as in image=0.7: the share of the first --image that has none yet; default 1; repeatable")
 	fs.Float64Var(&q.temperature, "temperature", 0, "0 takes the likeliest token, up to 2; default the bundle's")
 	fs.Float64Var(&q.topP, "top-p", 0, "share of the likeliest tokens, 0 to 1; default the bundle's")
+	fs.IntVar(&q.topK, "top-k", 0, "draw from that many of the likeliest tokens; 0: from all")
+	fs.Float64Var(&q.minP, "min-p", 0, "drop tokens less likely than this share of the likeliest, 0 to 1")
+	fs.Float64Var(&q.repetition, "repetition-penalty", 1, "above 1 makes tokens of prompt and answer less likely")
+	fs.Float64Var(&q.frequency, "frequency-penalty", 0, "taken off for each time a token is in the answer, -2 to 2")
+	fs.Float64Var(&q.presence, "presence-penalty", 0, "taken off once if a token is in the answer, -2 to 2")
 	fs.IntVar(&q.maxTokens, "max-tokens", 0, "of the answer; default the bundle's")
 	fs.Int64Var(&q.seed, "seed", 0, "the same seed draws the same answer; default another each time")
 	fs.IntVar(&q.n, "n", 1, "answers")
@@ -157,6 +166,11 @@ func (q *Question) Read(args []string, in io.Reader) error {
 	given := q.flags.Changed
 	r.Temperature = when(given("temperature"), &q.temperature)
 	r.TopP = when(given("top-p"), &q.topP)
+	r.TopK = when(given("top-k"), &q.topK)
+	r.MinP = when(given("min-p"), &q.minP)
+	r.RepetitionPenalty = when(given("repetition-penalty"), &q.repetition)
+	r.FrequencyPenalty = when(given("frequency-penalty"), &q.frequency)
+	r.PresencePenalty = when(given("presence-penalty"), &q.presence)
 	r.MaxTokens = when(given("max-tokens"), &q.maxTokens)
 	r.Seed = when(given("seed"), &q.seed)
 	r.N = when(given("n"), &q.n)

@@ -137,6 +137,7 @@ type answer struct {
 	out  strings.Builder
 
 	decoded int // bytes of text that the tokens so far decode to
+	tops    []sample.Logprob
 	pending []pendingToken
 	ready   []Token // of text that is out of text's hands, for the next event
 }
@@ -148,13 +149,14 @@ type pendingToken struct {
 }
 
 func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer, logits []float32, limit int) error {
-	sampler := sample.New(a.req.Sample)
+	sampler := sample.New(a.req.Sample, a.req.PromptIDs)
+	defer sampler.Free()
 	decoder := tok.NewDecoder()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		id, err := sampler.Next(logits)
+		id, err := sampler.Next(logits, nil)
 		if err != nil {
 			return err
 		}
@@ -163,8 +165,7 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 			return a.end(decoder, FinishStop)
 		}
 		if a.req.Logprobs {
-			lp, top := sample.Logprobs(logits, id, a.req.TopLogprobs)
-			a.pending = append(a.pending, pendingToken{Token{sample.Logprob{ID: id, Value: lp}, top}, a.decoded})
+			a.pending = append(a.pending, pendingToken{a.logprobs(logits, id), a.decoded})
 		}
 		out, stopped := a.push(decoder.Next(id))
 		last := stopped || len(a.res.IDs) == limit
@@ -183,6 +184,20 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 			return err
 		}
 	}
+}
+
+// logprobs returns id with its log probability and the likeliest. Their memory
+// is taken in pieces, since the Result keeps them all.
+func (a *answer) logprobs(logits []float32, id int) Token {
+	n := a.req.TopLogprobs
+	if cap(a.tops)-len(a.tops) < n {
+		a.tops = make([]sample.Logprob, 0, 64*n)
+	}
+	begin := len(a.tops)
+	t := Token{Logprob: sample.Logprob{ID: id}}
+	t.Value, a.tops = sample.Logprobs(a.tops, logits, id, n)
+	t.Top = a.tops[begin:len(a.tops):len(a.tops)]
+	return t
 }
 
 // push takes decoded text and returns what may be sent. It reports whether a

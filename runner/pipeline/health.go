@@ -77,13 +77,13 @@ func (p *Pipeline) probe(ctx context.Context) error {
 		return err
 	}
 	defer slot.Release()
-	greedy := sample.New(sample.Params{})
+	greedy := sample.New(sample.Params{}, nil)
 	logits, err := slot.Prefill(ctx, make([]int, min(8, p.decoder.Context())), injection)
 	for range 3 {
 		if err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
-		id, e := greedy.Next(logits)
+		id, e := greedy.Next(logits, nil)
 		if e != nil {
 			return e
 		}

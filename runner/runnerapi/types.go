@@ -27,6 +27,11 @@ type ChatRequest struct {
 	MaxCompletionTokens *int           `json:"max_completion_tokens,omitempty"` // goes over MaxTokens
 	Temperature         *float64       `json:"temperature,omitempty"`           // 0..2
 	TopP                *float64       `json:"top_p,omitempty"`                 // 0..1
+	TopK                *int           `json:"top_k,omitempty"`                 // the likeliest; 0 and -1 are all
+	MinP                *float64       `json:"min_p,omitempty"`                 // 0..1, relative to the likeliest
+	RepetitionPenalty   *float64       `json:"repetition_penalty,omitempty"`    // 0.01..100 over prompt and answer; 1 is none
+	FrequencyPenalty    *float64       `json:"frequency_penalty,omitempty"`     // -2..2
+	PresencePenalty     *float64       `json:"presence_penalty,omitempty"`      // -2..2
 	Seed                *int64         `json:"seed,omitempty"`
 	Stop                Stops          `json:"stop,omitempty"`
 	N                   *int           `json:"n,omitempty"`
@@ -333,9 +338,15 @@ type Delta struct {
 
 // Usage counts tokens. The prompt counts once, whatever N.
 type Usage struct {
-	PromptTokens     int `json:"prompt_tokens"`
-	CompletionTokens int `json:"completion_tokens"`
-	TotalTokens      int `json:"total_tokens"`
+	PromptTokens     int           `json:"prompt_tokens"`
+	CompletionTokens int           `json:"completion_tokens"`
+	TotalTokens      int           `json:"total_tokens"`
+	PromptDetails    PromptDetails `json:"prompt_tokens_details"`
+}
+
+// PromptDetails say more of the prompt's tokens.
+type PromptDetails struct {
+	CachedTokens int `json:"cached_tokens"` // that an earlier prompt had read; of the choice that had most
 }
 
 // EmbeddingUsage counts tokens as embeddings do, which have no completion.

@@ -1,6 +1,7 @@
 package sample
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -42,7 +43,7 @@ func TestKeepGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, sum := New(p).keep(l, float64(l[best]))
+				got, sum := New(p, nil).keep(l, float64(l[best]))
 				if p.TopP == 1 { // then in order of ids
 					slices.SortFunc(got, func(a, b candidate) int { return int(math.Copysign(1, b.p-a.p)) })
 				}
@@ -68,23 +69,23 @@ func TestKeepGolden(t *testing.T) {
 
 func TestNext(t *testing.T) {
 	logits := []float32{1, 3, 3, -2}
-	if id, err := New(Params{TopP: 1}).Next(logits); id != 1 || err != nil {
+	if id, err := New(Params{TopP: 1}, nil).Next(logits, nil); id != 1 || err != nil {
 		t.Errorf("temperature 0 takes %d, %v; want the first of equals, 1", id, err)
 	}
-	if id, _ := New(Params{Temperature: 2}).Next([]float32{0, 5, 4.9}); id != 1 {
+	if id, _ := New(Params{Temperature: 2}, nil).Next([]float32{0, 5, 4.9}, nil); id != 1 {
 		t.Errorf("top_p 0 takes %d, want the likeliest", id)
 	}
-	if id, err := New(Params{Temperature: math.SmallestNonzeroFloat64, TopP: 1}).Next([]float32{0, 5, 4.9}); id != 1 || err != nil {
+	if id, err := New(Params{Temperature: math.SmallestNonzeroFloat64, TopP: 1}, nil).Next([]float32{0, 5, 4.9}, nil); id != 1 || err != nil {
 		t.Errorf("a tiny temperature takes %d, %v", id, err)
 	}
 	// One id out of reach takes no part and breaks nothing.
-	if id, err := New(Params{Temperature: 1, TopP: 1}).Next([]float32{float32(math.Inf(-1)), 5}); id != 1 || err != nil {
+	if id, err := New(Params{Temperature: 1, TopP: 1}, nil).Next([]float32{float32(math.Inf(-1)), 5}, nil); id != 1 || err != nil {
 		t.Errorf("beside -Inf: %d, %v", id, err)
 	}
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for _, bad := range [][]float32{{}, {nan, 1}, {1, nan}, {1, inf}, {-inf, -inf}} {
 		for _, p := range []Params{{}, Default()} {
-			if _, err := New(p).Next(bad); err == nil {
+			if _, err := New(p, nil).Next(bad, nil); err == nil {
 				t.Errorf("%v gives no error", bad)
 			}
 		}
@@ -97,9 +98,9 @@ func TestDraws(t *testing.T) {
 	logits := []float32{0, 1, 2, 2.5}
 	p := Params{Temperature: 1, TopP: 0.8}
 	draw := func(seed uint64) []int {
-		s, ids := New(seeded(p, seed)), []int{}
+		s, ids := New(seeded(p, seed), nil), []int{}
 		for range 40000 {
-			id, err := s.Next(logits)
+			id, err := s.Next(logits, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +139,7 @@ func TestKeepProperty(t *testing.T) {
 		}
 		p := Params{Temperature: 0.05 + 2*r.Float64(), TopP: r.Float64()}
 		best, _ := argmax(logits)
-		got, sum := New(p).keep(logits, float64(logits[best]))
+		got, sum := New(p, nil).keep(logits, float64(logits[best]))
 
 		all := make([]candidate, len(logits))
 		z := 0.0
@@ -172,11 +173,11 @@ func TestKeepProperty(t *testing.T) {
 
 func TestLogprobs(t *testing.T) {
 	logits := []float32{1, 3, 3, -2, 1000, -1e30}
-	lp, top := Logprobs(logits, 1, 3)
+	lp, top := Logprobs(nil, logits, 1, 3)
 	if math.Abs(lp+997) > 1e-9 || len(top) != 3 || top[0] != (Logprob{4, 0}) || top[1].ID != 1 || top[2].ID != 2 {
 		t.Errorf("%v, %v", lp, top)
 	}
-	_, top = Logprobs(logits[:4], 0, 20)
+	_, top = Logprobs(nil, logits[:4], 0, 20)
 	sum := 0.0
 	for _, x := range top {
 		sum += math.Exp(x.Value)
@@ -184,7 +185,7 @@ func TestLogprobs(t *testing.T) {
 	if len(top) != 4 || math.Abs(sum-1) > 1e-12 {
 		t.Errorf("%d probabilities sum to %v", len(top), sum)
 	}
-	if _, top := Logprobs(logits, 0, 0); len(top) != 0 {
+	if _, top := Logprobs(nil, logits, 0, 0); len(top) != 0 {
 		t.Errorf("none asked, %v", top)
 	}
 }
@@ -197,7 +198,9 @@ func TestCheck(t *testing.T) {
 		p     Params
 		param string
 	}{{Params{Temperature: -1}, "temperature"}, {Params{Temperature: math.NaN()}, "temperature"}, {Params{Temperature: 3}, "temperature"},
-		{Params{TopP: 1.1}, "top_p"}, {Params{TopP: math.NaN()}, "top_p"}} {
+		{Params{TopK: -2}, "top_k"}, {Params{MinP: -0.1}, "min_p"}, {Params{MinP: 1.1}, "min_p"},
+		{Params{RepetitionPenalty: -1}, "repetition_penalty"}, {Params{RepetitionPenalty: math.Inf(1)}, "repetition_penalty"},
+		{Params{FrequencyPenalty: 3}, "frequency_penalty"}, {Params{PresencePenalty: math.NaN()}, "presence_penalty"}, {Params{TopP: 1.1}, "top_p"}, {Params{TopP: math.NaN()}, "top_p"}} {
 		if err := tt.p.Check(); imagebind.ParamOf(err) != tt.param || imagebind.KindOf(err) != imagebind.Invalid {
 			t.Errorf("%+v: %v", tt.p, err)
 		}
@@ -206,8 +209,8 @@ func TestCheck(t *testing.T) {
 
 func TestNextAllocates(t *testing.T) {
 	logits := random()
-	s := New(seeded(Params{Temperature: 1, TopP: 0.9}, 1))
-	if n := testing.AllocsPerRun(20, func() { _, _ = s.Next(logits) }); n != 0 {
+	s := New(seeded(Params{Temperature: 1, TopP: 0.9}, 1), nil)
+	if n := testing.AllocsPerRun(20, func() { _, _ = s.Next(logits, nil) }); n != 0 {
 		t.Errorf("%v allocations a token", n)
 	}
 }
@@ -226,13 +229,195 @@ func BenchmarkNext(b *testing.B) {
 	logits := random()
 	for _, p := range []Params{{}, Default(), {Temperature: 1, TopP: 0.9}, {Temperature: 1, TopP: 1}} {
 		b.Run(fmt.Sprintf("T=%v,p=%v", p.Temperature, p.TopP), func(b *testing.B) {
-			s := New(seeded(p, 1))
+			s := New(seeded(p, 1), nil)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := s.Next(logits); err != nil {
+				if _, err := s.Next(logits, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+// Every parameter together, many tokens on: no garbage.
+func TestEverythingAllocatesNothing(t *testing.T) {
+	logits := random()
+	p := Params{Temperature: 1, TopP: 0.9, TopK: 50, MinP: 0.01, RepetitionPenalty: 1.1, FrequencyPenalty: 0.1, PresencePenalty: 0.1}
+	s := New(seeded(p, 1), []int{1, 2, 3})
+	defer s.Free()
+	allowed := make([]uint64, len(logits)/64)
+	for i := range allowed {
+		allowed[i] = 0xffff_0000_ffff_0000
+	}
+	for range 300 {
+		if _, err := s.Next(logits, allowed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = s.Next(logits, allowed) }); n != 0 {
+		t.Errorf("%v allocations a token", n)
+	}
+	var top []Logprob
+	if n := testing.AllocsPerRun(20, func() { _, top = Logprobs(top[:0], logits, 5, 20) }); n != 0 {
+		t.Errorf("%v allocations for log probabilities", n)
+	}
+}
+
+func TestExp(t *testing.T) {
+	for x := 0.0; x >= negligible; x -= 0.000917 {
+		if got, want := exp(x), math.Exp(x); math.Abs(got/want-1) > 1e-13 {
+			t.Fatalf("exp(%v) is %v, want %v", x, got, want)
+		}
+	}
+	if exp(0) != 1 {
+		t.Errorf("exp(0) is %v", exp(0))
+	}
+}
+
+// Top-k, min-p and top-p in that they see: min-p, then top-k, then top-p over what is left.
+func TestCuts(t *testing.T) {
+	logits := make([]float32, 6) // probabilities 0.4 0.3 0.15 0.1 0.04 0.01
+	for i, p := range []float64{0.04, 0.4, 0.3, 0.01, 0.15, 0.1} {
+		logits[i] = float32(math.Log(p))
+	}
+	for _, tt := range []struct {
+		name string
+		p    Params
+		want []int32
+	}{
+		{"none", Params{TopP: 1}, []int32{0, 1, 2, 3, 4, 5}},
+		{"top-k 2", Params{TopP: 1, TopK: 2}, []int32{1, 2}},
+		{"top-k 1", Params{TopP: 1, TopK: 1}, []int32{1}},
+		{"top-k of more than there are", Params{TopP: 1, TopK: 100}, []int32{0, 1, 2, 3, 4, 5}},
+		{"top-k -1 is all", Params{TopP: 1, TopK: -1}, []int32{0, 1, 2, 3, 4, 5}},
+		{"min-p 0.2", Params{TopP: 1, MinP: 0.2}, []int32{1, 2, 4, 5}},
+		{"min-p 1", Params{TopP: 1, MinP: 1}, []int32{1}},
+		{"top-p 0.6", Params{TopP: 0.6}, []int32{1, 2}},
+		{"top-p 0.75", Params{TopP: 0.75}, []int32{1, 2, 4}},
+		// Of the two that are left the first has 0.57, more than 0.55: top-p sees top-k's sum.
+		{"top-k 2, top-p 0.55", Params{TopP: 0.55, TopK: 2}, []int32{1}},
+		// 0.4 0.3 0.15 of 0.85: the first two have 0.82.
+		{"min-p 0.3, top-p 0.8", Params{TopP: 0.8, MinP: 0.3}, []int32{1, 2}},
+		{"min-p 0.3, top-k 2, top-p 0.9", Params{TopP: 0.9, MinP: 0.3, TopK: 2}, []int32{1, 2}},
+	} {
+		tt.p.Temperature = 1
+		best, _ := argmax(logits)
+		kept, sum := New(tt.p, nil).keep(logits, float64(logits[best]))
+		var ids []int32
+		mass := 0.0
+		for _, c := range kept {
+			ids = append(ids, c.id)
+			mass += c.p
+		}
+		slices.Sort(ids)
+		if !slices.Equal(ids, tt.want) || math.Abs(sum-mass) > 1e-12 {
+			t.Errorf("%s keeps %v with %v, want %v with %v", tt.name, ids, sum, tt.want, mass)
+		}
+	}
+}
+
+// The k likeliest, equals by id, for any logits.
+func TestTopKProperty(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 9))
+	for range 300 {
+		logits := make([]float32, 1+r.IntN(200))
+		ids := make([]int, len(logits))
+		for i := range logits {
+			logits[i], ids[i] = float32(r.IntN(20)), i
+		}
+		slices.SortStableFunc(ids, func(a, b int) int { return int(logits[b] - logits[a]) })
+		p := Params{Temperature: 1, TopP: 1, TopK: 1 + r.IntN(len(logits))}
+		kept, _ := New(p, nil).keep(logits, float64(logits[ids[0]]))
+		if len(kept) != p.TopK {
+			t.Fatalf("%d kept, want %d", len(kept), p.TopK)
+		}
+		got := map[int]bool{}
+		for _, c := range kept {
+			got[int(c.id)] = true
+		}
+		for _, id := range ids[:p.TopK] {
+			if !got[id] {
+				t.Fatalf("%v of %v lack %d", kept, logits, id)
+			}
+		}
+	}
+}
+
+// Logits as CTRL and OpenAI say: the prompt counts for repetition alone.
+func TestPenalties(t *testing.T) {
+	base := []float32{2, -2, 1, 1, 0.5, 0}
+	for _, tt := range []struct {
+		name   string
+		p      Params
+		prompt []int
+		answer []int
+		want   []float32
+	}{
+		{"repetition", Params{RepetitionPenalty: 2}, []int{0, 1, 1, 99}, []int{2}, []float32{1, -4, 0.5, 1, 0.5, 0}},
+		{"repetition 1", Params{RepetitionPenalty: 1}, []int{0, 1}, []int{2}, base},
+		{"presence", Params{PresencePenalty: 0.5}, []int{0}, []int{2, 2}, []float32{2, -2, 0.5, 1, 0.5, 0}},
+		{"frequency", Params{FrequencyPenalty: 0.25}, []int{0}, []int{2, 2}, []float32{2, -2, 0.5, 1, 0.5, 0}},
+		{"negative", Params{FrequencyPenalty: -1}, nil, []int{5}, []float32{2, -2, 1, 1, 0.5, 1}},
+		{"all", Params{RepetitionPenalty: 2, FrequencyPenalty: 0.25, PresencePenalty: 0.5}, []int{2}, []int{0}, []float32{0.25, -2, 0.5, 1, 0.5, 0}},
+	} {
+		s := New(tt.p, tt.prompt)
+		got := slices.Clone(base)
+		s.penalise(got)
+		if s.p.penalises() {
+			for _, id := range tt.answer {
+				s.note(id, 1)
+			}
+		}
+		got = slices.Clone(base)
+		s.penalise(got)
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		s.Free()
+		// A sampler that another answer gave back remembers nothing.
+		s = New(Params{RepetitionPenalty: 2}, nil)
+		got = slices.Clone(base)
+		if s.penalise(got); !slices.Equal(got, base) {
+			t.Errorf("%s: afterwards %v", tt.name, got)
+		}
+		s.Free()
+	}
+	// Next leaves its argument as it is, and a penalised id loses.
+	logits := []float32{1, 1.5, 0}
+	s := New(Params{RepetitionPenalty: 2}, []int{1})
+	for _, want := range []int{0, 1, 1} { // 1 0.75 0, then 0.5 0.75 0
+		if id, err := s.Next(logits, nil); id != want || err != nil {
+			t.Errorf("%d, %v; want %d", id, err, want)
+		}
+	}
+	if !slices.Equal(logits, []float32{1, 1.5, 0}) {
+		t.Errorf("the logits became %v", logits)
+	}
+}
+
+func TestAllowed(t *testing.T) {
+	logits := make([]float32, 130) // ids from 128 on are the decoder's padding
+	for i := range logits {
+		logits[i] = float32(i)
+	}
+	r := rand.New(rand.NewPCG(2, 3))
+	for range 200 {
+		allowed := []uint64{0, 0}
+		for range 1 + r.IntN(3) {
+			allowed[r.IntN(2)] |= 1 << r.IntN(64)
+		}
+		for _, p := range []Params{{}, {Temperature: 2, TopP: 1}, {Temperature: 1, TopP: 0.5, TopK: 3}} {
+			id, err := New(p, nil).Next(logits, allowed)
+			if err != nil || allowed[id/64]>>(id%64)&1 == 0 {
+				t.Fatalf("%x gave %d, %v", allowed, id, err)
+			}
+		}
+	}
+	if _, err := New(Params{}, nil).Next(logits, make([]uint64, 2)); !errors.Is(err, errMask) {
+		t.Errorf("none allowed: %v", err)
+	}
+	if _, err := New(Params{}, nil).Next([]float32{float32(math.NaN())}, []uint64{1}); !errors.Is(err, errLogits) {
+		t.Errorf("NaN under a mask: %v", err)
 	}
 }

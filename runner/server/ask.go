@@ -179,6 +179,16 @@ func (f *form) value(name, v, raw string) (err error) {
 		r.Temperature, err = number(v)
 	case "top_p":
 		r.TopP, err = number(v)
+	case "top_k":
+		r.TopK, err = integer(v)
+	case "min_p":
+		r.MinP, err = number(v)
+	case "repetition_penalty":
+		r.RepetitionPenalty, err = number(v)
+	case "frequency_penalty":
+		r.FrequencyPenalty, err = number(v)
+	case "presence_penalty":
+		r.PresencePenalty, err = number(v)
 	case "max_tokens":
 		r.MaxTokens, err = integer(v)
 	case "max_completion_tokens":
@@ -238,7 +248,8 @@ func formFields() []string {
 			fields = append(fields, name+"_"+p.Name)
 		}
 	}
-	return append(fields, "cache", "include", "stream", "stream_options", "temperature", "top_p", "max_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "model", "user")
+	return append(fields, "cache", "include", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
+		"repetition_penalty", "frequency_penalty", "presence_penalty", "max_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "model", "user")
 }
 
 func number(v string) (*float64, error) {

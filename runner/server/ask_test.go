@@ -49,7 +49,7 @@ func TestAsk(t *testing.T) {
 	f := &fake{}
 	s := newSite(t, f, Options{})
 	body, contentType := multi(t, "image_weight", "3", "prompt", "What is this?", "@image", "one", "bind_text", "rain", "@image", "two", "image_weight", "0.5", "@audio", "wav",
-		"system", "Be brief.", "temperature", "0", "max_tokens", "9", "seed", "4", "stop", "\n", "n", "2", "top_p", "0.5", "cache", `{"k":3}`, "include", "neighbours, timings", "logprobs", "on", "top_logprobs", "1")
+		"system", "Be brief.", "temperature", "0", "max_tokens", "9", "seed", "4", "stop", "\n", "n", "2", "top_p", "0.5", "top_k", "9", "min_p", "0.1", "repetition_penalty", "1.2", "frequency_penalty", "0.5", "presence_penalty", "-1", "cache", `{"k":3}`, "include", "neighbours, timings", "logprobs", "on", "top_logprobs", "1")
 	resp, raw := s.do(http.MethodPost, "/v1/ask", contentType, body)
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%d: %s", resp.StatusCode, raw)
@@ -68,6 +68,9 @@ func TestAsk(t *testing.T) {
 		t.Errorf("messages %+v", q.Messages)
 	}
 	g := q.Generate
+	if p := g.Sample; p.TopK != 9 || p.MinP != 0.1 || p.RepetitionPenalty != 1.2 || p.FrequencyPenalty != 0.5 || p.PresencePenalty != -1 {
+		t.Errorf("drawn by %+v", p)
+	}
 	if g.Sample.Temperature != 0 || g.Sample.TopP != 0.5 || *g.Sample.Seed != 4 || g.MaxTokens != 9 || !slices.Equal(g.Stop, []string{"\n"}) || q.Cache.K != 3 || !g.Logprobs || g.TopLogprobs != 1 {
 		t.Errorf("%+v", q)
 	}

@@ -82,6 +82,7 @@ func usage(a pipeline.Answer) runnerapi.Usage {
 	var u runnerapi.Usage
 	for _, c := range a.Choices {
 		u.PromptTokens = c.PromptTokens
+		u.PromptDetails.CachedTokens = max(u.PromptDetails.CachedTokens, c.CachedTokens)
 		u.CompletionTokens += c.CompletionTokens
 	}
 	u.TotalTokens = u.PromptTokens + u.CompletionTokens

@@ -175,7 +175,7 @@ func TestQuery(t *testing.T) {
 		})
 	}
 
-	s.post("/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"}],"max_tokens":7,"temperature":0,"top_p":0.5,"seed":-1,"stop":["a","b"],"n":3,"user":"u","tools":[],
+	s.post("/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"}],"max_tokens":7,"temperature":0,"top_p":0.5,"top_k":9,"min_p":0.1,"repetition_penalty":1.2,"frequency_penalty":0.5,"presence_penalty":-1,"seed":-1,"stop":["a","b"],"n":3,"user":"u","tools":[],
 		"logprobs":true,"top_logprobs":4,"cache":{"enabled":false,"collection":"pets","k":3,"temperature":5,"weight":0.25},"include":["neighbours"]}`)
 	q := f.query
 	if seed := q.Generate.Sample.Seed; seed == nil || *seed != math.MaxUint64 {
@@ -183,7 +183,8 @@ func TestQuery(t *testing.T) {
 	}
 	q.Generate.Sample.Seed = nil
 	want := pipeline.Query{Messages: q.Messages, Parts: q.Parts, N: 3, Neighbours: true, Cache: pipeline.Cache{Collection: "pets", EnhanceParams: imagebind.EnhanceParams{K: 3, Temperature: 5, Weight: 0.25}}}
-	want.Generate = generate.Request{MaxTokens: 7, Stop: []string{"a", "b"}, Logprobs: true, TopLogprobs: 4, Sample: sample.Params{TopP: 0.5}}
+	want.Generate = generate.Request{MaxTokens: 7, Stop: []string{"a", "b"}, Logprobs: true, TopLogprobs: 4, Sample: sample.Params{TopP: 0.5, TopK: 9, MinP: 0.1,
+		RepetitionPenalty: 1.2, FrequencyPenalty: 0.5, PresencePenalty: -1}}
 	if !reflect.DeepEqual(q, want) {
 		t.Errorf("got %+v\nwant %+v", q, want)
 	}
@@ -212,6 +213,10 @@ func TestChatRefuses(t *testing.T) {
 		{"model", hello(`"model":"gpt-4"`), 404, "model", "`gpt-4` does not exist"},
 		{"temperature", hello(`"temperature":2.1`), 400, "temperature", "0 to 2"},
 		{"temperature below", hello(`"temperature":-1`), 400, "temperature", "0 to 2"},
+		{"top_k", hello(`"top_k":-2`), 400, "top_k", "-1"},
+		{"min_p", hello(`"min_p":2`), 400, "min_p", "0 to 1"},
+		{"repetition_penalty", hello(`"repetition_penalty":0`), 400, "repetition_penalty", "1 is none"},
+		{"frequency_penalty", hello(`"frequency_penalty":3`), 400, "frequency_penalty", "-2 to 2"},
 		{"top_p", hello(`"top_p":1.1`), 400, "top_p", "0 to 1"},
 		{"max_tokens", hello(`"max_tokens":0`), 400, "max_tokens", "at least 1"},
 		{"max_completion_tokens", hello(`"max_completion_tokens":-1`), 400, "max_completion_tokens", "at least 1"},

@@ -29,6 +29,7 @@ type Metrics struct {
 	read      prometheus.Counter
 	reading   prometheus.Counter
 	encode    *prometheus.HistogramVec
+	recalled  *prometheus.CounterVec
 	retrieve  *prometheus.HistogramVec
 	without   prometheus.Counter
 	inside    prometheus.Gauge
@@ -53,12 +54,13 @@ func NewMetrics() *Metrics {
 		read:      prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prefill_tokens_total", Help: "Tokens of prompts that the decoder read: those less what was in the KV cache."}),
 		reading:   prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_prefill_seconds_total", Help: "Time that the decoder spent on reading them."}),
 		encode:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "runner_encode_seconds", Help: "Reading and embedding of one part.", Buckets: seconds}, []string{"modality"}),
+		recalled:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "runner_embed_cache_total", Help: "Parts by whether their embedding was kept or being made (hit) or not (miss)."}, []string{"modality", "outcome"}),
 		retrieve:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "runner_retrieve_seconds", Help: "One call of the retriever, tries again included.", Buckets: seconds}, []string{"outcome"}),
 		without:   prometheus.NewCounter(prometheus.CounterOpts{Name: "runner_degraded_total", Help: "Requests that wanted the feature cache and were answered without."}),
 		inside:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "runner_requests_inside", Help: "Requests let in and not over: at work or waiting."}),
 		running:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "runner_choices_running", Help: "Choices that have a decoder slot."}),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.first, m.prompt, m.generated, m.perToken, m.rows, m.step, m.read, m.reading, m.encode, m.retrieve, m.without, m.inside, m.running,
+	m.registry.MustRegister(m.requests, m.duration, m.first, m.prompt, m.generated, m.perToken, m.rows, m.step, m.read, m.reading, m.encode, m.recalled, m.retrieve, m.without, m.inside, m.running,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -96,6 +98,15 @@ func (m *Metrics) Queue(requests, running int) {
 // Encoded hears of a part that was read and embedded.
 func (m *Metrics) Encoded(modality string, d time.Duration) {
 	m.encode.WithLabelValues(modality).Observe(d.Seconds())
+}
+
+// Recalled hears of a part whose embedding was looked for.
+func (m *Metrics) Recalled(modality string, hit bool) {
+	outcome := "miss"
+	if hit {
+		outcome = "hit"
+	}
+	m.recalled.WithLabelValues(modality, outcome).Inc()
 }
 
 // Retrieved hears of a call of the retriever.

@@ -18,6 +18,7 @@ import (
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/runnerapi"
+	"imagebind-llm/runner/sample"
 )
 
 // include is what an answer is to tell.
@@ -62,11 +63,8 @@ func (s *Server) settings(r runnerapi.ChatRequest) (pipeline.Query, include, err
 		}
 		g.MaxTokens = *f.value
 	}
-	if r.Temperature != nil {
-		g.Sample.Temperature = *r.Temperature
-	}
-	if r.TopP != nil {
-		g.Sample.TopP = *r.TopP
+	if err := sampling(&g.Sample, r); err != nil {
+		return q, inc, err
 	}
 	if r.Seed != nil {
 		seed := uint64(*r.Seed) // any number is one
@@ -92,7 +90,29 @@ func (s *Server) settings(r runnerapi.ChatRequest) (pipeline.Query, include, err
 		g.TopLogprobs = *n
 	}
 	setCache(&q.Cache, r.Cache)
-	return q, inc, g.Sample.Check()
+	return q, inc, nil
+}
+
+// sampling overrides what r names, and checks all of it.
+func sampling(p *sample.Params, r runnerapi.ChatRequest) error {
+	set(&p.Temperature, r.Temperature)
+	set(&p.TopP, r.TopP)
+	set(&p.TopK, r.TopK)
+	set(&p.MinP, r.MinP)
+	set(&p.RepetitionPenalty, r.RepetitionPenalty)
+	set(&p.FrequencyPenalty, r.FrequencyPenalty)
+	set(&p.PresencePenalty, r.PresencePenalty)
+	if v := r.RepetitionPenalty; v != nil && *v == 0 { // which Params takes for none
+		return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "repetition_penalty is 0; 1 is none"), "repetition_penalty")
+	}
+	return p.Check()
+}
+
+// set overrides v where a value is given.
+func set[T any](v *T, given *T) {
+	if given != nil {
+		*v = *given
+	}
 }
 
 // setCache overrides what r names.
@@ -100,21 +120,13 @@ func setCache(c *pipeline.Cache, r *runnerapi.Cache) {
 	if r == nil {
 		return
 	}
-	if r.Enabled != nil {
-		c.Enabled = *r.Enabled
-	}
+	set(&c.Enabled, r.Enabled)
 	if r.Collection != "" {
 		c.Collection = r.Collection
 	}
-	if r.K != nil {
-		c.K = *r.K
-	}
-	if r.Temperature != nil {
-		c.Temperature = *r.Temperature
-	}
-	if r.Weight != nil {
-		c.Weight = *r.Weight
-	}
+	set(&c.K, r.K)
+	set(&c.Temperature, r.Temperature)
+	set(&c.Weight, r.Weight)
 }
 
 // conversation splits messages into texts and the sources in force: those of
