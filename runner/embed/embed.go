@@ -1,5 +1,6 @@
 // Package embed runs ImageBind's encoders: the input that a modality read from
-// a file becomes a unit embedding. Mixing several is imagebind.Mix; moving the
+// a file becomes a unit embedding. Inputs of one encoder that come at the same
+// time go through it in one run (batch.go). Mixing several is imagebind.Mix; moving the
 // mix towards stored image features is the retriever's.
 package embed
 
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/runner/bundle"
@@ -15,21 +18,32 @@ import (
 	"imagebind-llm/runner/ort"
 )
 
-// maxClips is how many clips go through an encoder at once; more take several
-// runs, so that memory stays bounded.
-const maxClips = 16
+// Options of Open. The zero value works.
+type Options struct {
+	ORT ort.Options
+	// Clips is how many go through an encoder at once, of one caller or several;
+	// more take several runs, so that memory stays bounded. Default 16.
+	Clips int
+	// Window is how long an idle encoder waits for inputs that are known to come;
+	// 0 or less is not at all.
+	Window time.Duration
+}
 
 // Encoders are the open encoder graphs of a bundle. They may be used concurrently.
 type Encoders struct {
 	dim      int
-	sessions map[string]*ort.Session // by the encoder's name
-	of       map[string]bundle.Encoder
+	sessions map[string]*ort.Session   // by the encoder's name
+	batchers map[string]*batcher       // the same
+	of       map[string]bundle.Encoder // by modality
 }
 
 // Open opens the encoders of b that specs can feed, and holds their inputs
 // against what the specs make.
-func Open(b *bundle.Bundle, specs []modality.Spec, o ort.Options) (*Encoders, error) {
-	e := &Encoders{dim: b.Embed(), sessions: map[string]*ort.Session{}, of: map[string]bundle.Encoder{}}
+func Open(b *bundle.Bundle, specs []modality.Spec, o Options) (*Encoders, error) {
+	if o.Clips < 1 {
+		o.Clips = 16
+	}
+	e := &Encoders{dim: b.Embed(), sessions: map[string]*ort.Session{}, batchers: map[string]*batcher{}, of: map[string]bundle.Encoder{}}
 	for _, spec := range specs {
 		enc, ok := b.EncoderOf(spec.Name)
 		if !ok {
@@ -39,11 +53,15 @@ func Open(b *bundle.Bundle, specs []modality.Spec, o ort.Options) (*Encoders, er
 			return nil, errors.Join(fmt.Errorf("encoder %s of %s takes %v, this program's %s is %v: export the bundle again", enc.Name, b.Dir, enc.Input, spec.Name, spec.Encoder.Input), e.Close())
 		}
 		if e.sessions[enc.Name] == nil {
-			s, err := ort.Open(b.Path(enc.Graph), o)
+			s, err := ort.Open(b.Path(enc.Graph), o.ORT)
 			if err != nil {
 				return nil, errors.Join(err, e.Close())
 			}
 			e.sessions[enc.Name] = s
+			e.batchers[enc.Name] = newBatcher(enc.Embed, o, func(ctx context.Context, clips imagebind.Tensor) ([]float32, error) {
+				out, err := s.Compute(ctx, map[string]imagebind.Tensor{"input": clips}, "embedding")
+				return out["embedding"].Floats, err
+			})
 		}
 		e.of[spec.Name] = enc
 	}
@@ -71,7 +89,20 @@ func (e *Encoders) Dim() int { return e.dim }
 // Embed returns the unit embedding [E] of an input [S, …]: each clip is
 // normalised and scaled by the encoder, the clips are averaged, and the mean is
 // normalised again (imagebind_model.py, forward; llama_adapter.py, forward_visual).
+// It is Put and Wait in one.
 func (e *Encoders) Embed(ctx context.Context, modality string, input imagebind.Tensor) (imagebind.Embedding, error) {
+	j, err := e.Put(ctx, modality, input)
+	if err != nil {
+		return nil, err
+	}
+	return j.Wait()
+}
+
+// Put queues an input [S, …], which may go through the encoder together with
+// those of other callers, and returns once there is room for it. Its values must
+// not be changed any more. When ctx ends it leaves the queue, and a run that is
+// for nobody else is stopped.
+func (e *Encoders) Put(ctx context.Context, modality string, input imagebind.Tensor) (*Job, error) {
 	enc, ok := e.of[modality]
 	if !ok {
 		return nil, imagebind.Errorf(imagebind.Unsupported, "this model has no encoder for %s", modality)
@@ -79,26 +110,37 @@ func (e *Encoders) Embed(ctx context.Context, modality string, input imagebind.T
 	if len(input.Shape) != len(enc.Input)+1 || !slices.Equal(input.Shape[1:], enc.Input) || input.Shape[0] < 1 {
 		panic(fmt.Sprintf("embed: %s input %v, want [S, %v]", modality, input.Shape, enc.Input))
 	}
-	sum := make([]float64, enc.Embed)
-	for from := 0; from < input.Shape[0]; from += maxClips {
-		clips := slice(input, from, min(from+maxClips, input.Shape[0]))
-		out, err := e.sessions[enc.Name].Compute(ctx, map[string]imagebind.Tensor{"input": clips}, "embedding")
-		if err != nil {
-			return nil, err
-		}
-		for i, v := range out["embedding"].Floats {
-			sum[i%enc.Embed] += float64(v)
-		}
+	return e.batchers[enc.Name].put(ctx, enc.Name, input)
+}
+
+// Wait returns the unit embedding [E], or the error of the context that Put got.
+func (j *Job) Wait() (imagebind.Embedding, error) {
+	select {
+	case <-j.done:
+	case <-j.ctx.Done():
+		return nil, j.ctx.Err()
 	}
-	mean := make(imagebind.Embedding, enc.Embed)
-	for i, v := range sum {
-		mean[i] = float32(v / float64(input.Shape[0]))
+	if j.err != nil {
+		return nil, j.err
+	}
+	mean := make(imagebind.Embedding, len(j.sum))
+	for i, v := range j.sum {
+		mean[i] = float32(v / float64(j.input.Shape[0]))
 	}
 	mean.Normalize()
 	if !mean.Finite() {
-		return nil, fmt.Errorf("encoder %s gave a value that is not finite", enc.Name)
+		return nil, fmt.Errorf("encoder %s gave a value that is not finite", j.enc)
 	}
 	return mean, nil
+}
+
+// Expect says that an input of a modality is being read: an encoder that is
+// idle waits for it a little (Options.Window) when another comes first. The
+// caller calls arrived after Put, or when there will be none.
+func (e *Encoders) Expect(modality string) (arrived func()) {
+	b := e.batchers[e.of[modality].Name]
+	b.expect(1)
+	return sync.OnceFunc(func() { b.expect(-1) })
 }
 
 // slice returns the clips from, …, to-1 of t, sharing its values.
@@ -114,9 +156,12 @@ func slice(t imagebind.Tensor, from, to int) imagebind.Tensor {
 	return s
 }
 
-// Close frees the graphs.
+// Close waits for runs under way, whose callers have left, and frees the graphs.
 func (e *Encoders) Close() error {
 	var errs []error
+	for _, b := range e.batchers {
+		b.loops.Wait()
+	}
 	for _, s := range e.sessions {
 		errs = append(errs, s.Close())
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/embed"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
 )
@@ -36,27 +37,16 @@ func (p *Pipeline) embed(ctx context.Context, parts []Part, a *Answer) ([]imageb
 			continue
 		}
 		g.Go(guard(func() error {
-			select {
-			case p.work <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			x, hit, err := p.memo.get(ctx, keyOf(specs[i].Name, part), func(ctx context.Context) (encoded, error) {
+				return p.encode(ctx, specs[i], part)
+			})
+			if o := p.o.Observer; o != nil && err == nil {
+				o.Recalled(specs[i].Name, hit)
 			}
-			defer func() { <-p.work }()
-			start := time.Now()
-			o := p.o.Read
-			o.Input, o.Params = p.encoders.Input(specs[i].Name), part.Params
-			input, err := specs[i].Read(ctx, part.Data, o)
-			times[i].read = time.Since(start)
-			if err != nil {
+			if x.unread {
 				return imagebind.WithParam(err, part.Param)
 			}
-			start = time.Now()
-			weighted[i].Embedding, err = p.encoders.Embed(ctx, specs[i].Name, input)
-			times[i].encode = time.Since(start)
-			p.health.note(err)
-			if o := p.o.Observer; o != nil && err == nil {
-				o.Encoded(specs[i].Name, times[i].read+times[i].encode)
-			}
+			weighted[i].Embedding, times[i].read, times[i].encode = x.Embedding, x.read, x.encode
 			return err
 		}))
 	}
@@ -74,6 +64,46 @@ func (p *Pipeline) embed(ctx context.Context, parts []Part, a *Answer) ([]imageb
 		a.Timings.Encoders[specs[i].Name] = max(a.Timings.Encoders[specs[i].Name], t.encode)
 	}
 	return weighted, nil
+}
+
+// encode reads a part and runs its encoder. What is read at a time has a place
+// in p.work; encoders have bounds of their own.
+func (p *Pipeline) encode(ctx context.Context, spec modality.Spec, part Part) (x encoded, err error) {
+	arrived := p.encoders.Expect(spec.Name)
+	defer arrived()
+	job, err := p.read(ctx, spec, part, &x)
+	if err != nil {
+		return x, err
+	}
+	arrived()
+	start := time.Now()
+	x.Embedding, err = job.Wait()
+	x.encode = time.Since(start)
+	p.health.note(err)
+	if o := p.o.Observer; o != nil && err == nil {
+		o.Encoded(spec.Name, x.read+x.encode)
+	}
+	return x, err
+}
+
+// read reads a part and queues it at its encoder.
+func (p *Pipeline) read(ctx context.Context, spec modality.Spec, part Part, x *encoded) (*embed.Job, error) {
+	select {
+	case p.work <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-p.work }()
+	start := time.Now()
+	o := p.o.Read
+	o.Input, o.Params = p.encoders.Input(spec.Name), part.Params
+	input, err := spec.Read(ctx, part.Data, o)
+	x.read = time.Since(start)
+	if err != nil {
+		x.unread = true
+		return nil, err
+	}
+	return p.encoders.Put(ctx, spec.Name, input)
 }
 
 // specOf checks a part and finds its kind of input; a ready embedding has none.

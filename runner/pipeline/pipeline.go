@@ -49,6 +49,9 @@ type Options struct {
 	MaxQueue           int                  // requests let in beyond Slots; default 64, negative for none
 	Retriever          *retrieverapi.Client // nil: no feature cache
 	OnRetrieverFailure string               // Degrade, the default, or Fail
+	BatchClips         int                  // that go through an encoder at once; default 16
+	BatchWindow        time.Duration        // that an idle encoder waits for inputs that are being read; 0 for none
+	EmbedCache         int                  // embeddings of parts that are kept; 0 for none
 	Read               modality.Options
 	Observer           Observer // may be nil
 }
@@ -66,6 +69,7 @@ type Pipeline struct {
 	work     chan struct{}        // a place for each part that is read and embedded at a time
 	running  atomic.Int64         // choices that have a slot
 	health   health
+	memo     *memo
 
 	mu     sync.Mutex
 	inside int // requests
@@ -91,7 +95,7 @@ func Open(b *bundle.Bundle, o Options) (_ *Pipeline, err error) {
 	if o.OnRetrieverFailure != Degrade && o.OnRetrieverFailure != Fail {
 		return nil, fmt.Errorf("on_retriever_failure is %q; it is %s or %s", o.OnRetrieverFailure, Degrade, Fail)
 	}
-	p := &Pipeline{b: b, o: o, work: make(chan struct{}, runtime.GOMAXPROCS(0)), health: health{warm: make(chan struct{})}}
+	p := &Pipeline{b: b, o: o, work: make(chan struct{}, runtime.GOMAXPROCS(0)), health: health{warm: make(chan struct{})}, memo: newMemo(o.EmbedCache)}
 	p.left.L = &p.mu
 	p.life, p.end = context.WithCancel(context.Background())
 	defer func() {
@@ -99,7 +103,7 @@ func Open(b *bundle.Bundle, o Options) (_ *Pipeline, err error) {
 			err = errors.Join(err, p.free())
 		}
 	}()
-	if p.encoders, err = embed.Open(b, all.Specs, o.ORT); err != nil {
+	if p.encoders, err = embed.Open(b, all.Specs, embed.Options{ORT: o.ORT, Clips: o.BatchClips, Window: o.BatchWindow}); err != nil {
 		return nil, err
 	}
 	if b.Bridge != nil {
@@ -435,6 +439,7 @@ func (p *Pipeline) Close() error {
 	}
 	p.mu.Unlock()
 	<-p.health.warm
+	p.memo.wait()
 	return p.free()
 }
 

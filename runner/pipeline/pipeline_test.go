@@ -229,6 +229,7 @@ func (o observer) Queue(requests, running int) {
 	}
 }
 func (o observer) Encoded(m string, d time.Duration)    { o.note("encoded %s %v", m, d > 0) }
+func (o observer) Recalled(m string, hit bool)          { o.note("recalled %s %v", m, hit) }
 func (o observer) Retrieved(d time.Duration, err error) { o.note("retrieved %v %v", d > 0, err) }
 func (o observer) Ran(int, int, time.Duration)          {}
 func (o observer) Prefilled(n int, d time.Duration)     { o.note("prefilled %d %v", n, d > 0) }
@@ -248,7 +249,7 @@ func TestObserver(t *testing.T) {
 	for n := range notes {
 		got = append(got, n)
 	}
-	want := []string{"encoded image true", "retrieved true <nil>", fmt.Sprintf("prefilled %d true", a.PromptTokens), fmt.Sprintf("generated %d true", a.CompletionTokens)}
+	want := []string{"encoded image true", "recalled image false", "retrieved true <nil>", fmt.Sprintf("prefilled %d true", a.PromptTokens), fmt.Sprintf("generated %d true", a.CompletionTokens)}
 	if !slices.Equal(got, want) || most != 1 {
 		t.Errorf("%q, want %q; at most %d at a time", got, want, most)
 	}

@@ -98,6 +98,7 @@ type Embedded struct {
 type Observer interface {
 	Queue(requests, running int)                      // requests let in, and choices that have a slot, now
 	Encoded(modality string, d time.Duration)         // one part: read and embedded
+	Recalled(modality string, hit bool)               // one part: whether its embedding was there, or under way
 	Retrieved(d time.Duration, err error)             // one call of the retriever
 	Prefilled(tokens int, sinceRequest time.Duration) // the first token of a choice is there
 	Generated(tokens int, d time.Duration)            // a choice is over
