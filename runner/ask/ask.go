@@ -41,7 +41,9 @@ type Question struct {
 	cacheTemperature  float32
 	cacheWeight       float32
 	collection        string
-	stop              []string
+	stop, choices     []string
+	object            bool
+	schema            string // a file
 	system            string
 	noCache           bool
 	neighbours, json  bool
@@ -125,6 +127,9 @@ func (q *Question) Flags(fs *pflag.FlagSet) {
 	fs.Int64Var(&q.seed, "seed", 0, "the same seed draws the same answer; default another each time")
 	fs.IntVar(&q.n, "n", 1, "answers")
 	fs.StringArrayVar(&q.stop, "stop", nil, "a text that ends the answer; repeatable")
+	fs.StringArrayVar(&q.choices, "choice", nil, "the answer is exactly one of these; repeatable")
+	fs.BoolVar(&q.object, "json-object", false, "the answer is a JSON object")
+	fs.StringVar(&q.schema, "json-schema", "", "a file with a JSON schema that the answer keeps to")
 	fs.StringVar(&q.system, "system", "", "a system message")
 	fs.BoolVar(&q.noCache, "no-cache", false, "ask without the feature cache")
 	fs.StringVar(&q.collection, "collection", "", "which feature cache; default the server's")
@@ -163,6 +168,9 @@ func (q *Question) Read(args []string, in io.Reader) error {
 	}
 	r.Messages = append(r.Messages, runnerapi.Message{Role: prompt.User, Content: content})
 	r.Stop = q.stop
+	if err := q.format(); err != nil {
+		return err
+	}
 	given := q.flags.Changed
 	r.Temperature = when(given("temperature"), &q.temperature)
 	r.TopP = when(given("top-p"), &q.topP)
@@ -185,6 +193,34 @@ func (q *Question) Read(args []string, in io.Reader) error {
 	}
 	if q.json {
 		r.Include = append(r.Include, runnerapi.IncludeTimings)
+	}
+	return nil
+}
+
+// format makes the request's of --choice, --json-object and --json-schema.
+func (q *Question) format() error {
+	r, n := &q.request, 0
+	if len(q.choices) > 0 {
+		r.Choices = q.choices
+		n++
+	}
+	if q.object {
+		r.ResponseFormat = &runnerapi.Format{Type: runnerapi.FormatObject}
+		n++
+	}
+	if q.schema != "" {
+		b, err := os.ReadFile(q.schema)
+		if err != nil {
+			return fmt.Errorf("--json-schema: %w", err)
+		}
+		if !json.Valid(b) {
+			return fmt.Errorf("--json-schema %s: it is no JSON", q.schema)
+		}
+		r.ResponseFormat = &runnerapi.Format{Type: runnerapi.FormatSchema, JSONSchema: &runnerapi.JSONSchema{Name: "answer", Schema: b}}
+		n++
+	}
+	if n > 1 {
+		return fmt.Errorf("--choice, --json-object and --json-schema are three formats; give one")
 	}
 	return nil
 }

@@ -43,6 +43,10 @@ func pictureFile(t *testing.T) string {
 
 func TestRead(t *testing.T) {
 	png := pictureFile(t)
+	schema := filepath.Join(t.TempDir(), "schema.json")
+	if err := os.WriteFile(schema, []byte(`{"type": "integer"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const data = "data:image/png;base64,iVBORw0KGgo="
 	for _, tt := range []struct {
 		name, in string
@@ -63,6 +67,9 @@ func TestRead(t *testing.T) {
 			`{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Q"}],"temperature":0,"top_p":0.5,"top_k":9,"min_p":0.1,"repetition_penalty":1.2,"frequency_penalty":0,"presence_penalty":-1,"seed":0,"max_tokens":7,"n":2,"stop":["a,b"]}`},
 		{"cache", "", []string{"--collection", "pets", "--k", "3", "--cache-weight", "0", "--cache-temperature", "5", "--neighbours", "Q"},
 			`{"messages":[{"role":"user","content":"Q"}],"cache":{"collection":"pets","k":3,"temperature":5,"weight":0},"include":["neighbours"]}`},
+		{"choices", "", []string{"--choice", "yes", "--choice", "no, never", "Q"}, `{"messages":[{"role":"user","content":"Q"}],"choices":["yes","no, never"]}`},
+		{"object", "", []string{"--json-object", "Q"}, `{"messages":[{"role":"user","content":"Q"}],"response_format":{"type":"json_object"}}`},
+		{"schema", "", []string{"--json-schema", schema, "Q"}, `{"messages":[{"role":"user","content":"Q"}],"response_format":{"type":"json_schema","json_schema":{"name":"answer","schema":{"type":"integer"}}}}`},
 		{"no cache, JSON", "", []string{"--no-cache", "--json", "Q"},
 			`{"messages":[{"role":"user","content":"Q"}],"cache":{"enabled":false},"include":["neighbours","timings"]}`},
 	} {
@@ -99,6 +106,9 @@ func TestRead(t *testing.T) {
 		{[]string{"--image", png, "--weight", "image=0", "Q"}, "positive"},
 		{[]string{"--image", png, "--weight", "image=NaN", "Q"}, "positive"},
 		{[]string{"--image", png, "--weight", "image", "Q"}, "image=0.7"},
+		{[]string{"--choice", "a", "--json-object", "Q"}, "give one"},
+		{[]string{"--json-schema", "absent.json", "Q"}, "absent.json"},
+		{[]string{"--json-schema", png, "Q"}, "no JSON"},
 		{[]string{"--hologram", png, "Q"}, "hologram"},
 	} {
 		if _, err := read(t, "", tt.args...); err == nil || !strings.Contains(err.Error(), tt.says) {

@@ -6,6 +6,7 @@ package generate
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -41,9 +42,22 @@ type Request struct {
 	StopIDs   []int     // ids that end it beside the tokenizer's EOS
 	Trim      bool      // without white space at both ends, as the reference's demo strips answers
 	Sample    sample.Params
+	// Constrain begins what the answer keeps to; nil is any text.
+	Constrain func() Constraint
 	// Logprobs asks for each token's log probability, with TopLogprobs others.
 	Logprobs    bool
 	TopLogprobs int
+}
+
+// A Constraint says what an answer may go on with. A match of runner/constrain is one.
+type Constraint interface {
+	// Allowed returns a bit for each id that may come next, the lowest first: at
+	// least one, and end tokens exactly where the text is complete.
+	Allowed() []uint64
+	// Accept takes an id that is no end token, and reports whether it was allowed.
+	Accept(id int) bool
+	// Done reports whether the text is complete and cannot go on.
+	Done() bool
 }
 
 // A Token is one of the answer with its log probability.
@@ -60,7 +74,7 @@ type Event struct {
 
 // Why an answer ended, in OpenAI's words.
 const (
-	FinishStop   = "stop"   // an end token, or a stop string
+	FinishStop   = "stop"   // an end token, a stop string, or nothing that a constraint allows to follow
 	FinishLength = "length" // MaxTokens, or the decoder's capacity
 )
 
@@ -152,11 +166,17 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 	sampler := sample.New(a.req.Sample, a.req.PromptIDs)
 	defer sampler.Free()
 	decoder := tok.NewDecoder()
+	var constraint Constraint
+	var allowed []uint64 // nil: all
+	if a.req.Constrain != nil {
+		constraint = a.req.Constrain()
+		allowed = constraint.Allowed()
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		id, err := sampler.Next(logits, nil)
+		id, err := sampler.Next(logits, allowed)
 		if err != nil {
 			return err
 		}
@@ -168,7 +188,14 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 			a.pending = append(a.pending, pendingToken{a.logprobs(logits, id), a.decoded})
 		}
 		out, stopped := a.push(decoder.Next(id))
-		last := stopped || len(a.res.IDs) == limit
+		done := false
+		if constraint != nil {
+			if !constraint.Accept(id) {
+				return fmt.Errorf("token %d was drawn against the constraint", id)
+			}
+			done = constraint.Done()
+		}
+		last := stopped || done || len(a.res.IDs) == limit
 		if !last {
 			if err := dec.Begin(id); err != nil {
 				return err
@@ -177,8 +204,13 @@ func (a *answer) run(ctx context.Context, dec Decoder, tok *tokenizer.Tokenizer,
 		if err := a.send(out, stopped); stopped || err != nil {
 			return err
 		}
-		if last {
+		switch {
+		case done:
+			return a.end(decoder, FinishStop)
+		case last:
 			return a.end(decoder, FinishLength)
+		case constraint != nil: // while the step runs
+			allowed = constraint.Allowed()
 		}
 		if logits, err = dec.End(ctx); err != nil {
 			return err

@@ -24,6 +24,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/runner/bundle"
+	"imagebind-llm/runner/constrain"
 	"imagebind-llm/runner/embed"
 	"imagebind-llm/runner/generate"
 	"imagebind-llm/runner/llama"
@@ -62,12 +63,13 @@ type Pipeline struct {
 	b        *bundle.Bundle
 	o        Options
 	encoders *embed.Encoders
-	bridge   *ort.Session         // nil: embeddings have no way to the decoder
-	decoder  *llama.Decoder       // nil: embeddings only
-	tok      *tokenizer.Tokenizer // nil without a decoder
-	template *prompt.Template     // nil without a decoder
-	work     chan struct{}        // a place for each part that is read and embedded at a time
-	running  atomic.Int64         // choices that have a slot
+	bridge   *ort.Session                 // nil: embeddings have no way to the decoder
+	decoder  *llama.Decoder               // nil: embeddings only
+	tok      *tokenizer.Tokenizer         // nil without a decoder
+	template *prompt.Template             // nil without a decoder
+	words    func() *constrain.Vocabulary // of tok, made when it is first needed
+	work     chan struct{}                // a place for each part that is read and embedded at a time
+	running  atomic.Int64                 // choices that have a slot
 	health   health
 	memo     *memo
 
@@ -118,6 +120,9 @@ func Open(b *bundle.Bundle, o Options) (_ *Pipeline, err error) {
 		if n := p.tok.VocabSize(); n > b.Decoder.Vocab {
 			return nil, fmt.Errorf("%s has %d tokens, the decoder %d", b.Path(b.Decoder.Tokenizer), n, b.Decoder.Vocab)
 		}
+		p.words = sync.OnceValue(func() *constrain.Vocabulary {
+			return constrain.NewVocabulary(p.tok, append([]int{p.tok.EOS()}, b.Decoder.Stop...))
+		})
 		if p.template, err = prompt.Parse(b.Decoder.Template); err != nil {
 			return nil, err
 		}
@@ -190,6 +195,9 @@ func (p *Pipeline) request(q Query) (generate.Request, error) {
 	}
 	req.PromptIDs = p.tok.EncodeSegments(segments, p.b.Decoder.BOS >= 0)
 	req.StopIDs = append(append([]int(nil), p.b.Decoder.Stop...), req.StopIDs...)
+	if g := q.Grammar; g != nil {
+		req.Constrain = func() generate.Constraint { return p.words().Begin(g, req.Trim) }
+	}
 	return req, imagebind.WithParam(req.Check(p.decoder.Context()), "messages")
 }
 

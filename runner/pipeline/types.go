@@ -4,6 +4,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/constrain"
 	"imagebind-llm/runner/generate"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/prompt"
@@ -16,12 +17,14 @@ type Query struct {
 	Cache      Cache
 	Neighbours bool // return those that the cache used
 	N          int  // choices, 1 to MaxChoices
+	// Grammar is what answers keep to; nil is any text.
+	Grammar *constrain.Grammar
 	// Client is who asks, as far as the server tells clients apart: they share the
 	// decoder's slots fairly.
 	Client string
 	// Generate says how an answer is drawn and when it ends. PromptIDs and
 	// Injection are the pipeline's to fill in, the bundle's stop ids are added to
-	// StopIDs, and choice i draws with Seed+i.
+	// StopIDs, Constrain is made of Grammar, and choice i draws with Seed+i.
 	Generate generate.Request
 }
 

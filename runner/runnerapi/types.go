@@ -34,6 +34,8 @@ type ChatRequest struct {
 	PresencePenalty     *float64       `json:"presence_penalty,omitempty"`      // -2..2
 	Seed                *int64         `json:"seed,omitempty"`
 	Stop                Stops          `json:"stop,omitempty"`
+	Choices             []string       `json:"choices,omitempty"` // the answer is exactly one of them
+	ResponseFormat      *Format        `json:"response_format,omitempty"`
 	N                   *int           `json:"n,omitempty"`
 	Logprobs            bool           `json:"logprobs,omitempty"`
 	TopLogprobs         *int           `json:"top_logprobs,omitempty"` // 0..MaxTopLogprobs
@@ -49,6 +51,27 @@ const (
 	IncludeNeighbours = "neighbours"
 	IncludeTimings    = "timings"
 )
+
+// A Format is what an answer keeps to.
+type Format struct {
+	Type       string      `json:"type"`                  // FormatText and so on
+	JSONSchema *JSONSchema `json:"json_schema,omitempty"` // of FormatSchema
+}
+
+// Types of a Format.
+const (
+	FormatText   = "text"        // any text, the default
+	FormatObject = "json_object" // any JSON object
+	FormatSchema = "json_schema" // the JSON that a schema describes
+)
+
+// A JSONSchema is a schema with its name.
+type JSONSchema struct {
+	Name        string          `json:"name,omitempty"`        // not used
+	Description string          `json:"description,omitempty"` // not used
+	Schema      json.RawMessage `json:"schema"`
+	Strict      *bool           `json:"strict,omitempty"` // not used: answers always keep to the schema
+}
 
 // StreamOptions are of a streamed answer.
 type StreamOptions struct {

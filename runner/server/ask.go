@@ -205,6 +205,11 @@ func (f *form) value(name, v, raw string) (err error) {
 		r.Seed = &seed
 	case "stop":
 		r.Stop = append(r.Stop, raw)
+	case "choices":
+		r.Choices = append(r.Choices, v)
+	case "response_format":
+		r.ResponseFormat = &runnerapi.Format{}
+		err = object(v, r.ResponseFormat)
 	case "stream":
 		r.Stream, err = boolean(v)
 	case "logprobs":
@@ -249,7 +254,7 @@ func formFields() []string {
 		}
 	}
 	return append(fields, "cache", "include", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
-		"repetition_penalty", "frequency_penalty", "presence_penalty", "max_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "model", "user")
+		"repetition_penalty", "frequency_penalty", "presence_penalty", "max_tokens", "seed", "stop", "choices", "response_format", "n", "logprobs", "top_logprobs", "model", "user")
 }
 
 func number(v string) (*float64, error) {

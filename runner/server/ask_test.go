@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"imagebind-llm/runner/constrain"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/prompt"
@@ -49,7 +50,7 @@ func TestAsk(t *testing.T) {
 	f := &fake{}
 	s := newSite(t, f, Options{})
 	body, contentType := multi(t, "image_weight", "3", "prompt", "What is this?", "@image", "one", "bind_text", "rain", "@image", "two", "image_weight", "0.5", "@audio", "wav",
-		"system", "Be brief.", "temperature", "0", "max_tokens", "9", "seed", "4", "stop", "\n", "n", "2", "top_p", "0.5", "top_k", "9", "min_p", "0.1", "repetition_penalty", "1.2", "frequency_penalty", "0.5", "presence_penalty", "-1", "cache", `{"k":3}`, "include", "neighbours, timings", "logprobs", "on", "top_logprobs", "1")
+		"system", "Be brief.", "temperature", "0", "max_tokens", "9", "seed", "4", "stop", "\n", "n", "2", "top_p", "0.5", "top_k", "9", "min_p", "0.1", "repetition_penalty", "1.2", "frequency_penalty", "0.5", "presence_penalty", "-1", "choices", "yes", "choices", "no", "cache", `{"k":3}`, "include", "neighbours, timings", "logprobs", "on", "top_logprobs", "1")
 	resp, raw := s.do(http.MethodPost, "/v1/ask", contentType, body)
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%d: %s", resp.StatusCode, raw)
@@ -68,6 +69,9 @@ func TestAsk(t *testing.T) {
 		t.Errorf("messages %+v", q.Messages)
 	}
 	g := q.Generate
+	if want, _ := constrain.Choices([]string{"yes", "no"}); !reflect.DeepEqual(q.Grammar, want) {
+		t.Errorf("the choices are another grammar")
+	}
 	if p := g.Sample; p.TopK != 9 || p.MinP != 0.1 || p.RepetitionPenalty != 1.2 || p.FrequencyPenalty != 0.5 || p.PresencePenalty != -1 {
 		t.Errorf("drawn by %+v", p)
 	}
@@ -120,6 +124,8 @@ func TestAskRefuses(t *testing.T) {
 		{"weight infinite", []string{"prompt", "hi", "@image", "1", "image_weight", "Inf"}, 400, "image_weight", "positive"},
 		{"one weight for two", []string{"prompt", "hi", "@image", "1", "@image", "2", "image_weight", "1"}, 400, "image_weight", "one for each"},
 		{"a weight for nothing", []string{"prompt", "hi", "bind_text_weight", "1"}, 400, "bind_text_weight", "0 of bind_text"},
+		{"response_format", []string{"prompt", "hi", "response_format", `{"type":"xml"}`}, 400, "response_format.type", "json_object"},
+		{"response_format no JSON", []string{"prompt", "hi", "response_format", "json_object"}, 400, "response_format", "JSON"},
 		{"temperature", []string{"prompt", "hi", "temperature", "NaN"}, 400, "temperature", "0 to 2"},
 		{"temperature no number", []string{"prompt", "hi", "temperature", ""}, 400, "temperature", "number"},
 		{"n", []string{"prompt", "hi", "n", "1.5"}, 400, "n", "integer"},

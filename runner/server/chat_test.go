@@ -22,6 +22,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/constrain"
 	"imagebind-llm/runner/generate"
 	"imagebind-llm/runner/media"
 	"imagebind-llm/runner/modality"
@@ -194,6 +195,34 @@ func TestQuery(t *testing.T) {
 	}
 }
 
+func TestFormats(t *testing.T) {
+	f := &fake{}
+	s := newSite(t, f, Options{})
+	for _, tt := range []struct {
+		fields string
+		want   func() (*constrain.Grammar, error)
+	}{
+		{`"choices":["yes","no"]`, func() (*constrain.Grammar, error) { return constrain.Choices([]string{"yes", "no"}) }},
+		{`"response_format":{"type":"text"},"choices":["a"]`, func() (*constrain.Grammar, error) { return constrain.Choices([]string{"a"}) }},
+		{`"response_format":{"type":"text"}`, nil},
+		{`"response_format":null,"choices":null`, nil},
+		{`"response_format":{"type":"json_object"}`, constrain.Object},
+		{`"response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":{"type":"integer"}}}`,
+			func() (*constrain.Grammar, error) { return constrain.Schema([]byte(`{"type":"integer"}`), "") }},
+	} {
+		if status, raw := s.post("/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"}],`+tt.fields+`}`); status != http.StatusOK {
+			t.Fatalf("%s: %d: %s", tt.fields, status, raw)
+		}
+		var want *constrain.Grammar
+		if tt.want != nil {
+			want, _ = tt.want()
+		}
+		if !reflect.DeepEqual(f.query.Grammar, want) {
+			t.Errorf("%s is another grammar", tt.fields)
+		}
+	}
+}
+
 func TestChatRefuses(t *testing.T) {
 	s := newSite(t, &fake{answer: func(context.Context, pipeline.Query, func(pipeline.Event) error) (pipeline.Answer, error) {
 		return pipeline.Answer{}, errors.New("the pipeline was asked")
@@ -218,6 +247,15 @@ func TestChatRefuses(t *testing.T) {
 		{"repetition_penalty", hello(`"repetition_penalty":0`), 400, "repetition_penalty", "1 is none"},
 		{"frequency_penalty", hello(`"frequency_penalty":3`), 400, "frequency_penalty", "-2 to 2"},
 		{"top_p", hello(`"top_p":1.1`), 400, "top_p", "0 to 1"},
+		{"no choices", hello(`"choices":[]`), 400, "choices", "no choices"},
+		{"an empty choice", hello(`"choices":["a",""]`), 400, "choices", "empty"},
+		{"two formats", hello(`"choices":["a"],"response_format":{"type":"json_object"}`), 400, "choices", "give one"},
+		{"format", hello(`"response_format":{"type":"xml"}`), 400, "response_format.type", "json_object"},
+		{"no schema", hello(`"response_format":{"type":"json_schema"}`), 400, "response_format.json_schema", "schema"},
+		{"schema", hello(`"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object","properties":{"a":{"not":{}}}}}}`), 400,
+			"response_format.json_schema.schema.properties.a.not", "keyword not is not supported"},
+		{"schema without a text", hello(`"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"enum":[1],"type":"string"}}}`), 400,
+			"response_format.json_schema.schema", "no text"},
 		{"max_tokens", hello(`"max_tokens":0`), 400, "max_tokens", "at least 1"},
 		{"max_completion_tokens", hello(`"max_completion_tokens":-1`), 400, "max_completion_tokens", "at least 1"},
 		{"stops", hello(`"stop":["a"` + strings.Repeat(`,"a"`, 16) + `]`), 400, "stop", "at most 16"},

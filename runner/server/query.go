@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/constrain"
 	"imagebind-llm/runner/media"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
@@ -76,8 +77,9 @@ func (s *Server) settings(r runnerapi.ChatRequest) (pipeline.Query, include, err
 	if len(r.Stop) > 0 {
 		g.Stop = r.Stop
 	}
-	if r.N != nil {
-		q.N = *r.N
+	set(&q.N, r.N)
+	if q.Grammar, err = grammar(r); err != nil {
+		return q, inc, err
 	}
 	g.Logprobs = r.Logprobs
 	if n := r.TopLogprobs; n != nil {
@@ -91,6 +93,33 @@ func (s *Server) settings(r runnerapi.ChatRequest) (pipeline.Query, include, err
 	}
 	setCache(&q.Cache, r.Cache)
 	return q, inc, nil
+}
+
+// grammar returns what an answer keeps to, or nil.
+func grammar(r runnerapi.ChatRequest) (*constrain.Grammar, error) {
+	f := r.ResponseFormat
+	if f == nil || f.Type == runnerapi.FormatText {
+		if r.Choices == nil {
+			return nil, nil
+		}
+		g, err := constrain.Choices(r.Choices)
+		return g, imagebind.WithParam(err, "choices")
+	}
+	if r.Choices != nil {
+		return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "choices and response_format are two formats; give one"), "choices")
+	}
+	switch f.Type {
+	case runnerapi.FormatObject:
+		return constrain.Object()
+	case runnerapi.FormatSchema:
+		const at = "response_format.json_schema"
+		if f.JSONSchema == nil || len(f.JSONSchema.Schema) == 0 {
+			return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "response_format has no json_schema.schema"), at)
+		}
+		return constrain.Schema(f.JSONSchema.Schema, at+".schema")
+	}
+	return nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "response_format is of type %q; it is %s, %s or %s",
+		short(f.Type), runnerapi.FormatText, runnerapi.FormatObject, runnerapi.FormatSchema), "response_format.type")
 }
 
 // sampling overrides what r names, and checks all of it.
