@@ -71,6 +71,7 @@ type options struct {
 
 	Limits struct {
 		Body     int64   `koanf:"body" help:"largest request body, bytes"`
+		InFlight int64   `koanf:"inflight" help:"bodies and files of all requests together, bytes; more are answered 429"`
 		Parts    int     `koanf:"parts" help:"media and embeddings of a request"`
 		File     int64   `koanf:"file" help:"largest picture, sound or other file, bytes"`
 		Pixels   int     `koanf:"pixels" help:"of a picture or a video's frame, width x height"`
@@ -104,7 +105,7 @@ func defaults() *options {
 		BatchClips: 16, BatchWindow: 2 * time.Millisecond, EmbedCache: 256,
 		ORT: ort.Options{Provider: "cpu"}}
 	o.Cache.Temperature, o.Cache.Weight = -1, -1
-	o.Limits.Body, o.Limits.Parts, o.Limits.File = 64<<20, 64, 32<<20
+	o.Limits.Body, o.Limits.InFlight, o.Limits.Parts, o.Limits.File = 64<<20, 1<<30, 64, 32<<20
 	o.Limits.Pixels, o.Limits.Side, o.Limits.Smallest, o.Limits.Seconds = l.Pixels, l.Side, l.Smallest, l.Seconds
 	o.Limits.Frames, o.Limits.Points, o.Limits.Ratio = l.Frames, l.Points, l.Ratio
 	o.Limits.Decode = l.Decode
@@ -205,6 +206,8 @@ func (o *options) load(fs *pflag.FlagSet) error {
 		return errors.New("--timeout, --media-timeout and --retriever-timeout are longer than 0")
 	case o.Limits.Body < 1, o.Limits.Parts < 1, o.Limits.File < 1, o.limits() != o.limits().OrDefault():
 		return errors.New("the --limits-… are more than 0")
+	case o.Limits.InFlight < 3*o.Limits.Body:
+		return fmt.Errorf("--limits-inflight %d: at least three times --limits-body, %d: a request holds its body and the files in it", o.Limits.InFlight, o.Limits.Body)
 	case o.ORT.Provider != "cpu" && o.ORT.Provider != "cuda":
 		return fmt.Errorf("--ort-provider %q: it is cpu or cuda", o.ORT.Provider)
 	}
@@ -316,7 +319,7 @@ func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
 		listen()
 	}
 	s, err := server.New(server.Options{Pipeline: p, Media: fetcher, Metrics: metrics, Keys: o.Keys,
-		MaxBody: o.Limits.Body, MaxFile: o.Limits.File, MaxParts: o.Limits.Parts, MaxRequests: o.Slots + o.MaxQueue, Timeout: o.Timeout})
+		MaxBody: o.Limits.Body, MaxInFlight: o.Limits.InFlight, MaxFile: o.Limits.File, MaxParts: o.Limits.Parts, MaxRequests: o.Slots + o.MaxQueue, Timeout: o.Timeout})
 	if err != nil {
 		return nil, nil, errors.Join(err, p.Close())
 	}

@@ -110,11 +110,20 @@ func (f *Fetcher) Close() error {
 // Fetch returns what rawURL names, at most MaxBytes. Errors that are not the
 // caller's leaving are Invalid, NotFound or TooLarge.
 func (f *Fetcher) Fetch(ctx context.Context, rawURL string) ([]byte, error) {
+	return f.FetchWithin(ctx, rawURL, func(int64) error { return nil })
+}
+
+// FetchWithin is Fetch that asks take for the bytes that it is about to hold,
+// before it does, in pieces as they are needed; an error of take is its own.
+func (f *Fetcher) FetchWithin(ctx context.Context, rawURL string, take func(int64) error) ([]byte, error) {
 	scheme, _, ok := strings.Cut(rawURL, ":")
 	switch scheme = strings.ToLower(scheme); {
 	case !ok || rawURL == "":
 		return nil, imagebind.Errorf(imagebind.Invalid, "%q is no URL; data:, file: and http(s): are read", short(rawURL))
 	case scheme == "data":
+		if err := take(min(DecodedLen(rawURL), f.o.MaxBytes)); err != nil { // more than that is refused
+			return nil, err
+		}
 		return ParseData(rawURL, f.o.MaxBytes)
 	}
 	u, err := url.Parse(rawURL)
@@ -123,9 +132,9 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string) ([]byte, error) {
 	}
 	switch scheme {
 	case "file":
-		return f.file(u)
+		return f.file(u, take)
 	case "http", "https":
-		return f.get(ctx, u)
+		return f.get(ctx, u, take)
 	}
 	return nil, imagebind.Errorf(imagebind.Invalid, "URLs of scheme %s: are not read; data:, file: and http(s): are", short(scheme))
 }
@@ -167,6 +176,10 @@ func ParseData(s string, max int64) ([]byte, error) {
 	return Base64(s, max)
 }
 
+// DecodedLen returns the bytes that a data: URL's or a base64 text's data have
+// at most, were it base64.
+func DecodedLen(s string) int64 { return int64(base64.StdEncoding.DecodedLen(len(s))) }
+
 // Base64 decodes s, in either alphabet, padded or not, with line breaks and
 // percent-encoded signs let pass. More than max bytes are refused before.
 func Base64(s string, max int64) ([]byte, error) {
@@ -196,7 +209,7 @@ func tooLarge(max int64) error {
 
 // file reads below the root. An absolute path that begins with the root's own
 // is taken as one; every other is relative to the root.
-func (f *Fetcher) file(u *url.URL) ([]byte, error) {
+func (f *Fetcher) file(u *url.URL, take func(int64) error) ([]byte, error) {
 	if f.root == nil {
 		return nil, imagebind.Errorf(imagebind.Invalid, "file: URLs are off: the server has no media root; send the file in a data: URL")
 	}
@@ -232,7 +245,7 @@ func (f *Fetcher) file(u *url.URL) ([]byte, error) {
 	case info.Size() > f.o.MaxBytes:
 		return nil, tooLarge(f.o.MaxBytes)
 	}
-	return f.read(file, info.Size())
+	return f.read(file, info.Size(), take)
 }
 
 func fileError(path string, err error) error {
@@ -246,12 +259,19 @@ func fileError(path string, err error) error {
 }
 
 // read reads r to its end; size is what it should have, or less than 0.
-func (f *Fetcher) read(r io.Reader, size int64) ([]byte, error) {
-	buf := make([]byte, 0, max(512, min(size+1, 1<<20)))
+func (f *Fetcher) read(r io.Reader, size int64, take func(int64) error) ([]byte, error) {
+	first := max(512, min(size+1, 1<<20))
+	if err := take(first); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 0, first)
 	limited := io.LimitReader(r, f.o.MaxBytes+1)
 	for {
 		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, len(buf))
+			if err := take(int64(len(buf))); err != nil {
+				return nil, err
+			}
+			buf = append(make([]byte, 0, 2*len(buf)), buf...)
 		}
 		n, err := limited.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -268,7 +288,7 @@ func (f *Fetcher) read(r io.Reader, size int64) ([]byte, error) {
 }
 
 // get fetches over http. The answer must be 200.
-func (f *Fetcher) get(ctx context.Context, u *url.URL) ([]byte, error) {
+func (f *Fetcher) get(ctx context.Context, u *url.URL, take func(int64) error) ([]byte, error) {
 	if err := f.allowed(u); err != nil {
 		return nil, err
 	}
@@ -290,7 +310,7 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL) ([]byte, error) {
 	case resp.ContentLength > f.o.MaxBytes:
 		return nil, tooLarge(f.o.MaxBytes)
 	}
-	b, err := f.read(resp.Body, resp.ContentLength)
+	b, err := f.read(resp.Body, resp.ContentLength, take)
 	if err != nil {
 		return nil, f.fetchError(ctx, u, err)
 	}

@@ -337,8 +337,17 @@ func TestReadGrows(t *testing.T) {
 	f := fetcher(t, Options{MaxBytes: 1 << 20})
 	want := bytes.Repeat([]byte("abc"), 100000)
 	for _, size := range []int64{-1, 0, 10, int64(len(want)), 1 << 40} {
-		if got, err := f.read(bytes.NewReader(want), size); err != nil || !bytes.Equal(got, want) {
+		var taken int64
+		got, err := f.read(bytes.NewReader(want), size, func(n int64) error { taken += n; return nil })
+		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("promised %d: %d bytes, %v", size, len(got), err)
+		}
+		if taken < int64(len(want)) || taken > 1<<20 {
+			t.Errorf("promised %d: %d bytes are taken for %d", size, taken, len(want))
+		}
+		full := errors.New("full")
+		if _, err := f.read(bytes.NewReader(want), size, func(int64) error { return full }); !errors.Is(err, full) {
+			t.Errorf("promised %d: %v", size, err)
 		}
 	}
 }

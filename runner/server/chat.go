@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -58,6 +59,7 @@ type reply struct {
 
 // respond runs the query and writes the answer, whole or as a stream.
 func (s *Server) respond(c *gin.Context, p reply) {
+	p.q.Client = s.client(c.Request)
 	id, created := "chatcmpl-"+uuid.NewString(), time.Now().Unix()
 	if p.r.Stream {
 		s.stream(c, p, runnerapi.ChatChunk{ID: id, Object: "chat.completion.chunk", Created: created, Model: s.model, Choices: []runnerapi.ChunkChoice{}})
@@ -75,6 +77,18 @@ func (s *Server) respond(c *gin.Context, p reply) {
 			FinishReason: choice.FinishReason, Logprobs: s.logprobs(p.r.Logprobs, choice.Tokens)})
 	}
 	httpapi.WriteJSON(c.Writer, http.StatusOK, out)
+}
+
+// client tells who asks: a key where keys are checked, else an address.
+func (s *Server) client(r *http.Request) string {
+	if len(s.o.Keys) > 0 {
+		return r.Header.Get("Authorization")
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // usage counts the prompt once, as OpenAI does.

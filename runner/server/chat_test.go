@@ -183,7 +183,10 @@ func TestQuery(t *testing.T) {
 		t.Errorf("seed %v", seed)
 	}
 	q.Generate.Sample.Seed = nil
-	want := pipeline.Query{Messages: q.Messages, Parts: q.Parts, N: 3, Neighbours: true, Cache: pipeline.Cache{Collection: "pets", EnhanceParams: imagebind.EnhanceParams{K: 3, Temperature: 5, Weight: 0.25}}}
+	if q.Client != "127.0.0.1" {
+		t.Errorf("the client is %q", q.Client)
+	}
+	want := pipeline.Query{Client: q.Client, Messages: q.Messages, Parts: q.Parts, N: 3, Neighbours: true, Cache: pipeline.Cache{Collection: "pets", EnhanceParams: imagebind.EnhanceParams{K: 3, Temperature: 5, Weight: 0.25}}}
 	want.Generate = generate.Request{MaxTokens: 7, Stop: []string{"a", "b"}, Logprobs: true, TopLogprobs: 4, Sample: sample.Params{TopP: 0.5, TopK: 9, MinP: 0.1,
 		RepetitionPenalty: 1.2, FrequencyPenalty: 0.5, PresencePenalty: -1}}
 	if !reflect.DeepEqual(q, want) {

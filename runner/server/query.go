@@ -254,10 +254,17 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 		src.Data = []byte(p.Text)
 	case runnerapi.PartInputAudio:
 		src.Param = at + ".input_audio.data"
-		src.load = func(context.Context) ([]byte, error) { return media.Base64(p.Audio.Data, s.o.MaxFile) }
+		src.load = func(ctx context.Context) ([]byte, error) {
+			if err := takeFor(ctx, media.DecodedLen(p.Audio.Data)); err != nil {
+				return nil, err
+			}
+			return media.Base64(p.Audio.Data, s.o.MaxFile)
+		}
 	default:
 		src.Param = at + "." + p.Type + ".url"
-		src.load = func(ctx context.Context) ([]byte, error) { return s.o.Media.Fetch(ctx, p.URL) }
+		src.load = func(ctx context.Context) ([]byte, error) {
+			return s.o.Media.FetchWithin(ctx, p.URL, func(n int64) error { return takeFor(ctx, n) })
+		}
 	}
 	return src, nil
 }

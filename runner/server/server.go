@@ -63,6 +63,9 @@ type Options struct {
 	// MaxRequests bounds the requests whose bodies are held in memory at a time;
 	// more are refused as Busy before anything is read. Default 128.
 	MaxRequests int
+	// MaxInFlight bounds the bytes of bodies, and of the files in them or fetched
+	// for them, of all requests together; more are refused as Busy. Default 1 GiB.
+	MaxInFlight int64
 	Timeout     time.Duration // of a request, queue included; default 5 min
 }
 
@@ -75,6 +78,7 @@ type Server struct {
 	handler  http.Handler
 	routes   gin.RoutesInfo
 	places   chan struct{} // one for each request that is let in
+	bytes    budget        // that those may hold
 	draining chan struct{}
 	drain    sync.Once
 }
@@ -96,6 +100,9 @@ func New(o Options) (*Server, error) {
 	if o.MaxRequests <= 0 {
 		o.MaxRequests = 128
 	}
+	if o.MaxInFlight <= 0 {
+		o.MaxInFlight = 1 << 30
+	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics()
 	}
@@ -107,6 +114,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, p: o.Pipeline, model: o.Pipeline.Bundle().Name, started: time.Now(),
 		places: make(chan struct{}, o.MaxRequests), draining: make(chan struct{})}
+	s.bytes.size = o.MaxInFlight
 	if s.model == "" {
 		s.model = "imagebind-llm"
 	}
@@ -168,17 +176,25 @@ func (s *Server) bounded(c *gin.Context) {
 	c.Next()
 }
 
-// admitted lets a request in before its body is read, or says Busy: so bodies
-// take at most MaxRequests times MaxBody.
+// admitted lets a request in before its body is read, or says Busy.
 func (s *Server) admitted(c *gin.Context) {
 	select {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
-		c.Next()
 	default:
 		writeError(c, imagebind.Errorf(imagebind.Busy, "%d requests are under way, which is all that are let in: try again later", s.o.MaxRequests))
 		c.Abort()
+		return
 	}
+	r, hold, err := s.bytes.holding(c.Request)
+	defer hold.free()
+	if err != nil {
+		writeError(c, err)
+		c.Abort()
+		return
+	}
+	c.Request = r
+	c.Next()
 }
 
 // answer writes what a handler returns: JSON, or its error.
@@ -235,9 +251,12 @@ func readBody(r *http.Request) ([]byte, error) {
 
 // bodyError says why a body could not be read.
 func bodyError(err error) error {
+	var typed *imagebind.Error
 	var tooLarge *http.MaxBytesError
 	var timeout interface{ Timeout() bool }
 	switch {
+	case errors.As(err, &typed):
+		return typed
 	case errors.As(err, &tooLarge):
 		return imagebind.Errorf(imagebind.TooLarge, "the body has more than %d bytes, which is the limit", tooLarge.Limit)
 	case errors.As(err, &timeout) && timeout.Timeout():
