@@ -28,7 +28,7 @@ const (
 	MaxChoices = 1024
 	maxText    = 64 << 10 // bytes of all choices together, and of a schema
 	maxDepth   = 64       // of a schema's nesting
-	maxNodes   = 1 << 16  // of a graph: about what maxLength and maxItems unroll to
+	maxNodes   = 1 << 15  // of a graph: about what maxLength and maxItems unroll to
 )
 
 // A Grammar is a set of texts. It is immutable.

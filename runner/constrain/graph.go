@@ -164,7 +164,7 @@ func (b *builder) prune() []bool {
 		n := &b.nodes[i]
 		n.edges = slices.DeleteFunc(n.edges, func(e edge) bool { return !alive(e) })
 		n.eps = slices.DeleteFunc(n.eps, func(e int32) bool { return !good[e] })
-		if n.call != none && !(good[n.call] && good[n.ret]) {
+		if n.call != none && (!good[n.call] || !good[n.ret]) {
 			n.call = none
 		}
 	}

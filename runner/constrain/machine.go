@@ -32,7 +32,7 @@ type state struct {
 var dead = &state{}
 
 // maxMachine bounds what a machine keeps, in bytes; beyond, it begins anew.
-const maxMachine = 16 << 20
+const maxMachine = 8 << 20
 
 // A machine runs a grammar over a vocabulary. States are made as they are met.
 type machine struct {

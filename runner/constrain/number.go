@@ -199,7 +199,9 @@ func (r *ranges) behind(n int, tightL, tightH bool) int32 {
 		return id
 	}
 	at := node{call: none}
-	if (!tightL || r.lo.over(n) && !r.lo.exclusive) && !(tightH && r.hi.over(n) && r.hi.exclusive) {
+	enough := !tightL || r.lo.over(n) && !r.lo.exclusive
+	tooMuch := tightH && r.hi.over(n) && r.hi.exclusive
+	if enough && !tooMuch {
 		at.eps = []int32{r.next}
 	}
 	if !r.whole && n < maxDecimals {

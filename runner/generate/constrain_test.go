@@ -24,9 +24,9 @@ type noise struct {
 
 func (n *noise) Capacity() int { return 400 }
 
-func (n *noise) Prefill(context.Context, []int, []float32) ([]float32, error) {
+func (n *noise) Prefill(ctx context.Context, _ []int, _ []float32) ([]float32, error) {
 	n.ran = 0
-	return n.End(nil)
+	return n.End(ctx)
 }
 
 func (n *noise) Begin(int) error { n.ran++; return nil }

@@ -115,7 +115,8 @@ func (s *Sampler) Free() {
 var (
 	// errLogits is a broken graph's, or of weights that overflow in half precision.
 	errLogits = errors.New("the decoder's logits hold NaN or infinity")
-	errMask   = errors.New("a constraint allows no token that the model can give")
+	// errMask is of a text that the vocabulary cannot spell: a control character, say.
+	errMask = imagebind.Errorf(imagebind.Invalid, "the answer's form goes on with characters that this model has no tokens for")
 )
 
 // Next returns the next id for logits [V], which it does not change. allowed is
@@ -198,6 +199,14 @@ func (s *Sampler) penalise(logits []float32) {
 
 var minusInf = float32(math.Inf(-1))
 
+// impossible is a word's worth of logits of which none is allowed.
+var impossible = func() (l [64]float32) {
+	for i := range l {
+		l[i] = minusInf
+	}
+	return l
+}()
+
 // mask makes the logits impossible whose bit is not set.
 func mask(logits []float32, allowed []uint64) {
 	if allowed == nil {
@@ -208,6 +217,10 @@ func mask(logits []float32, allowed []uint64) {
 			continue
 		}
 		block := logits[64*i : min(64*i+64, len(logits))]
+		if word == 0 {
+			copy(block, impossible[:])
+			continue
+		}
 		for j := range block {
 			if word>>j&1 == 0 {
 				block[j] = minusInf

@@ -225,6 +225,22 @@ func random() []float32 {
 	return logits
 }
 
+func BenchmarkAllowed(b *testing.B) {
+	logits := random()
+	for name, word := range map[string]uint64{"few": 0, "half": 0xaaaa_aaaa_aaaa_aaaa, "most": ^uint64(0)} {
+		allowed := slices.Repeat([]uint64{word}, len(logits)/64)
+		allowed[7], allowed[99] = 0xf0f0, 1
+		b.Run(name, func(b *testing.B) {
+			s := New(Params{}, nil)
+			for b.Loop() {
+				if _, err := s.Next(logits, allowed); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkNext(b *testing.B) {
 	logits := random()
 	for _, p := range []Params{{}, Default(), {Temperature: 1, TopP: 0.9}, {Temperature: 1, TopP: 1}} {

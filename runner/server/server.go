@@ -1,6 +1,6 @@
 // Package server answers the runner's HTTP API (docs/api.md, "Runner HTTP")
-// with a pipeline. Routes stand here; query.go makes a pipeline's query of a
-// request, chat.go answers it whole or as a stream, ask.go reads forms,
+// with a pipeline. Routes stand here; query.go and settings.go make a pipeline's
+// query of a request, inflight.go bounds what all of them hold, chat.go answers it whole or as a stream, ask.go reads forms,
 // embeddings.go embeds, metrics.go counts, and openapi.yaml describes all of it.
 package server
 

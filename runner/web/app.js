@@ -89,6 +89,9 @@ function fields() {
   for (const name of ["temperature", "max_tokens"]) {
     if ($(name).value !== "") out.push([name, $(name).value]);
   }
+  for (const choice of $("choices").value.split(",").map((c) => c.trim())) {
+    if (choice !== "") out.push(["choices", choice]);
+  }
   const cache = {};
   if ($("cache").value !== "") cache.enabled = $("cache").value === "true";
   if ($("k").value !== "") cache.k = Number($("k").value);
