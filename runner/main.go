@@ -339,7 +339,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 
 // localFlags are serve's that matter to ask without a server.
 var localFlags = []string{"config", "bundle", "retriever", "retriever-key", "retriever-timeout", "on-retriever-failure", "context",
-	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-gpu-memory", "log-format", "log-level"}
+	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "log-format", "log-level"}
 
 func askCommand(started *bool, in io.Reader, out, warn io.Writer) *cobra.Command {
 	o := defaults()

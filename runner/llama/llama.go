@@ -231,7 +231,7 @@ type Want struct {
 	Client, Request any
 	// Exact asks for logits that do not depend on who else runs, nor on what the
 	// cache holds from answers: the same to the bit each time. Alone, with int4
-	// weights, it costs a second row.
+	// weights and without package kernel's operators, it costs a second row.
 	Exact bool
 }
 

@@ -217,13 +217,14 @@ func (d *Decoder) step() {
 }
 
 // spanOf returns the rows from the first of batch to its last. One alone whose
-// logits must not depend on who else runs has an idle row beside it: with int4
-// weights a product of one row rounds otherwise than that of several.
+// logits must not depend on who else runs has an idle row beside it: in
+// onnxruntime's own operator a product of one row with int4 weights rounds
+// otherwise than that of several.
 func (d *Decoder) spanOf(batch []*Slot) (at, n int) {
 	first := batch[0]
 	at = first.row.n
 	n = batch[len(batch)-1].row.n + 1 - at
-	if n == 1 && first.want.Exact && d.cfg.Precision == "int4" && len(d.rows) > 1 {
+	if n == 1 && first.want.Exact && d.cfg.Precision == "int4" && d.session.Kernels == 0 && len(d.rows) > 1 {
 		at, n = min(at, len(d.rows)-2), 2
 	}
 	return at, n

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -356,11 +357,13 @@ func TestPace(t *testing.T) {
 // TestExact: an exact sequence has the same logits, to the bit, alone, among
 // others, read in parts, and when it is asked again.
 func TestExact(t *testing.T) {
-	for _, precision := range []string{"fp32", "fp16", "int8", "int4"} {
+	for _, precision := range []string{"fp32", "fp16", "int8", "int4", "int4 plain"} {
 		t.Run(precision, func(t *testing.T) {
+			precision, plain := strings.CutSuffix(precision, " plain")
 			b := testbundle.Open(t, testbundle.ImageBind, testbundle.LLaMA, testbundle.Adapter, []string{"--precision", precision})
 			cs := cases(t)[:4]
 			run := func(o Options, together bool) (all [][]float32) {
+				o.ORT.Plain = plain
 				d, err := Open(b, o)
 				if err != nil {
 					t.Fatal(err)

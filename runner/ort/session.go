@@ -1,9 +1,14 @@
 package ort
 
+// #include "shim.h"
+import "C"
+
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -11,6 +16,7 @@ import (
 	onnx "github.com/yalue/onnxruntime_go"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/runner/ort/kernel"
 )
 
 // Options say where and how a session runs.
@@ -21,6 +27,9 @@ type Options struct {
 	// Spin keeps idle threads busy-waiting: faster alone on the machine, far
 	// slower beside other work (facts: 80 against 140 tokens/s).
 	Spin bool `koanf:"spin" help:"let idle threads spin: faster on a machine of its own"`
+	// Plain leaves the CPU's graphs as they are: onnxruntime's own operators, in
+	// place of package kernel's.
+	Plain bool `koanf:"plain" help:"run onnxruntime's own operators only, for comparison"`
 	// GPUMemory bounds the device arena of a session, in MiB; 0 means no bound.
 	GPUMemory int `koanf:"gpu_memory" help:"limit of a session's device memory in MiB; 0 means none"`
 }
@@ -35,6 +44,7 @@ type Info struct {
 // A Session is an open graph. Its methods may be called concurrently.
 type Session struct {
 	Inputs, Outputs []Info
+	Kernels         int // operators that are package kernel's
 
 	name            string
 	o               Options
@@ -50,13 +60,48 @@ type Session struct {
 // Open opens the graph at path; its external weights are memory-mapped. Load
 // comes first, by itself where the caller has not.
 func Open(path string, o Options) (*Session, error) {
+	ours := 0
 	s, err := open(path, o, func(so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
+		model, n, err := swapped(path, o, so)
+		ours = n
+		if err != nil {
+			return nil, err
+		}
+		if model != nil {
+			return onnx.NewDynamicAdvancedSessionWithONNXData(model, nil, nil, so)
+		}
 		return onnx.NewDynamicAdvancedSession(path, nil, nil, so)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open graph %s: %w", path, err)
 	}
+	s.Kernels = ours
 	return s, nil
+}
+
+// swapped returns the graph at path with package kernel's operators in place of
+// onnxruntime's, and how many, and makes so ready for it. Where there are none
+// it returns nil.
+func swapped(path string, o Options, so *onnx.SessionOptions) ([]byte, int, error) {
+	if o.Plain || o.Provider == "cuda" || !kernel.Supported() {
+		return nil, 0, nil
+	}
+	model, err := os.ReadFile(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	model, n, err := kernel.Swap(model)
+	if n == 0 || err != nil {
+		return nil, 0, err
+	}
+	if err := check(handle(kernel.Register(uintptr(C.ort_table()), uintptr(optionsOf(so))))); err != nil {
+		return nil, 0, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, 0, err
+	}
+	return model, n, so.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", dir)
 }
 
 func open(name string, o Options, create func(*onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error)) (*Session, error) {

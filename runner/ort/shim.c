@@ -33,6 +33,8 @@ int ort_init(const char *library) {
 	return api ? 0 : 3;
 }
 
+uintptr_t ort_table(void) { return (uintptr_t)api; }
+
 char *ort_error(uintptr_t s) {
 	char *text = strdup(CALL(GetErrorMessage, const char *, (ptr))(P(s)));
 	CALL(ReleaseStatus, void, (ptr))(P(s));

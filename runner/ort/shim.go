@@ -55,6 +55,11 @@ func sessionOf(s *onnx.DynamicAdvancedSession) handle {
 	return handle(reflect.ValueOf(s).Elem().FieldByName("s").Elem().FieldByName("ortSession").Pointer())
 }
 
+// optionsOf returns the OrtSessionOptions of the binding's.
+func optionsOf(so *onnx.SessionOptions) handle {
+	return handle(reflect.ValueOf(so).Elem().FieldByName("o").Pointer())
+}
+
 // names are those of a session's inputs or outputs, in C's memory.
 type names struct {
 	at **C.char

@@ -57,6 +57,9 @@ struct ort_tensor {
 // that is too old.
 int ort_init(const char *library);
 
+// ort_table returns the table's address.
+uintptr_t ort_table(void);
+
 // ort_error returns the message of a status, for the caller to free, and frees it.
 char *ort_error(uintptr_t status);
 
