@@ -73,8 +73,8 @@ func (d *Decoder) plan(now time.Time) plan {
 	switch {
 	case len(d.reads) > 0 && ready+coming == 0:
 		return plan{read: d.reads[0], tokens: d.chunk}
-	case len(d.reads) > 0 && !d.pace.read:
-		return plan{read: d.reads[0], tokens: d.pace.chunk(d.chunk), paced: true}
+	case len(d.reads) > 0 && d.pace.chunk(len(d.reads)) > 0:
+		return plan{read: d.reads[0], tokens: min(d.pace.left, d.chunk), paced: true}
 	case ready > 0 && coming == 0:
 		return plan{step: true}
 	}
@@ -106,7 +106,7 @@ func (d *Decoder) readPart(p plan) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p.paced && err == nil {
-		d.pace.readTook(n, took)
+		d.pace.readTook(n, len(d.reads), took)
 	}
 	if err != nil || len(s.row.ids) == len(s.read.ids) {
 		d.reads = d.reads[1:]
@@ -201,7 +201,7 @@ func (d *Decoder) step() {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pace.took(now.Sub(start))
+	d.pace.stepTook(now.Sub(start))
 	for _, s := range batch {
 		if err != nil {
 			s.deliver(nil, nil, err)

@@ -327,30 +327,37 @@ func TestFairQueue(t *testing.T) {
 	}
 }
 
-// Reading adapts to what a step takes.
+// Reading adapts to what a step takes, and to how many wait.
 func TestPace(t *testing.T) {
 	var p pace
-	p.took(10 * time.Millisecond)
-	for range 20 { // a token takes 0.5 ms
-		n := p.chunk(512)
-		p.readTook(n, time.Duration(n)*500*time.Microsecond)
+	read := func(prompts int, took func(n int) time.Duration) (n int) {
+		for range 20 {
+			p.stepTook(10 * time.Millisecond)
+			n = p.chunk(prompts)
+			p.readTook(n, prompts, took(n))
+			if p.chunk(prompts) != 0 {
+				t.Fatalf("more after %d", n)
+			}
+		}
+		return n
 	}
-	if n := p.chunk(512); n < 6 || n > 9 {
+	slow := func(n int) time.Duration { return time.Duration(n) * 500 * time.Microsecond }
+	if n := read(1, slow); n < 6 || n > 9 {
 		t.Errorf("%d tokens, want 8", n)
 	}
-	for range 20 { // a device where 400 tokens cost as much as one
-		n := p.chunk(512)
-		p.readTook(n, 4*time.Millisecond)
+	if n := read(5, slow); n < 30 || n > 45 {
+		t.Errorf("%d tokens of five prompts, want 40", n)
 	}
-	if n := p.chunk(512); n > 9 {
-		t.Errorf("%d tokens in a full share", n)
-	}
-	for range 20 {
-		p.chunk(512)
-		p.readTook(p.tokens, time.Millisecond)
-	}
-	if n := p.chunk(512); n != 512 {
+	if n := read(1, func(int) time.Duration { return time.Millisecond }); n < 512 { // as a GPU, where many cost as much as one
 		t.Errorf("%d tokens, want all", n)
+	}
+	p = pace{tokens: 30}
+	p.stepTook(10 * time.Millisecond)
+	if p.chunk(1); p.left != 30 {
+		t.Errorf("%d tokens are left", p.left)
+	}
+	if p.readTook(20, 1, time.Millisecond); p.chunk(1) != 10 || p.tokens != 30 { // a prompt's end
+		t.Errorf("%d tokens are left of %d", p.left, p.tokens)
 	}
 }
 
