@@ -87,8 +87,14 @@ func takes(g *Grammar, s string) bool {
 func draw(t testing.TB, r *rand.Rand, tok *tokenizer.Tokenizer, v *Vocabulary, x *Match, tokens int) (text string, ended bool) {
 	t.Helper()
 	d := tok.NewDecoder()
-	var b strings.Builder
-	for range tokens {
+	var b, raw strings.Builder
+	defer func() {
+		// Only whole characters: the decoder has put no U+FFFD in the place of bytes.
+		if ended && raw.String() != text {
+			t.Fatalf("%q is decoded as %q", raw.String(), text)
+		}
+	}()
+	for i := range tokens {
 		if x.Done() {
 			b.WriteString(d.Flush())
 			return b.String(), true
@@ -131,6 +137,7 @@ func draw(t testing.TB, r *rand.Rand, tok *tokenizer.Tokenizer, v *Vocabulary, x
 		if !x.Accept(id) {
 			t.Fatalf("%q after %q was allowed and is not taken", tok.Bytes(id), b.String())
 		}
+		raw.WriteString(v.text(id, i == 0))
 		b.WriteString(d.Next(id))
 	}
 	return b.String() + d.Flush(), false
