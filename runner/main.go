@@ -27,6 +27,7 @@ import (
 	"imagebind-llm/internal/version"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/runner/ask"
+	"imagebind-llm/runner/budget"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/media"
 	"imagebind-llm/runner/modality"
@@ -94,6 +95,10 @@ type options struct {
 		Reference bool          `koanf:"reference" help:"read pictures as the published code does: no EXIF rotation, alpha dropped"`
 	} `koanf:"media"`
 
+	Memory struct {
+		Check string `koanf:"check" help:"a bundle that will not fit into memory: refuse it, warn, or off"`
+	} `koanf:"memory"`
+
 	ORTLib string      `koanf:"ort_lib" help:"the onnxruntime library; empty: $ORT_LIB, beside the program, .cache/ort, the system's"`
 	ORT    ort.Options `koanf:"ort"`
 }
@@ -110,6 +115,7 @@ func defaults() *options {
 	o.Limits.Frames, o.Limits.Points, o.Limits.Ratio = l.Frames, l.Points, l.Ratio
 	o.Limits.Decode = l.Decode
 	o.Media.Timeout, o.Media.FFmpeg = 10*time.Second, "ffmpeg"
+	o.Memory.Check = "refuse"
 	return o
 }
 
@@ -208,6 +214,8 @@ func (o *options) load(fs *pflag.FlagSet) error {
 		return errors.New("the --limits-… are more than 0")
 	case o.Limits.InFlight < 3*o.Limits.Body:
 		return fmt.Errorf("--limits-inflight %d: at least three times --limits-body, %d: a request holds its body and the files in it", o.Limits.InFlight, o.Limits.Body)
+	case o.Memory.Check != "refuse" && o.Memory.Check != "warn" && o.Memory.Check != "off":
+		return fmt.Errorf("--memory-check %q: it is refuse, warn or off", o.Memory.Check)
 	case o.ORT.Provider != "cpu" && o.ORT.Provider != "cuda":
 		return fmt.Errorf("--ort-provider %q: it is cpu or cuda", o.ORT.Provider)
 	}
@@ -268,6 +276,29 @@ func (o *options) setCache(c *bundle.Cache) error {
 	return nil
 }
 
+// fit holds the memory that b will take against what is there, before any is taken.
+func (o *options) fit(b *bundle.Bundle) error {
+	if o.Memory.Check == "off" {
+		return nil
+	}
+	cuda := o.ORT.Provider == "cuda"
+	plan := budget.New(&b.Manifest, budget.Options{Slots: o.Slots, Context: o.Context, Chunk: o.Chunk, Clips: o.BatchClips, CUDA: cuda})
+	have, err := budget.Available()
+	if cuda {
+		have, _, err = ort.DeviceMemory(o.ORT.Device)
+	}
+	if err != nil {
+		slog.Warn("memory that is there is not known; what the bundle takes is not checked", "err", err)
+		return nil
+	}
+	slog.Info("memory", plan.Log(have)...)
+	if err = plan.Check(have); err != nil && o.Memory.Check == "warn" {
+		slog.Warn("memory may not suffice", "err", err)
+		return nil
+	}
+	return err
+}
+
 // open opens the bundle and what answers with it. The pipeline is the caller's
 // to close.
 func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
@@ -286,6 +317,9 @@ func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
 			return nil, nil, err
 		}
 		slog.Info("every file has its hash", "files", len(b.Files), "duration", time.Since(start))
+	}
+	if err := o.fit(b); err != nil {
+		return nil, nil, err
 	}
 	if err := o.setCache(&b.Cache); err != nil {
 		return nil, nil, err
@@ -339,7 +373,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 
 // localFlags are serve's that matter to ask without a server.
 var localFlags = []string{"config", "bundle", "retriever", "retriever-key", "retriever-timeout", "on-retriever-failure", "context",
-	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "log-format", "log-level"}
+	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "memory-check", "log-format", "log-level"}
 
 func askCommand(started *bool, in io.Reader, out, warn io.Writer) *cobra.Command {
 	o := defaults()
@@ -408,6 +442,7 @@ func defaultServer() string {
 
 // inside returns a client of a server that no other program reaches.
 func (o *options) inside() (*runnerapi.Client, func(), error) {
+	o.Slots = 1  // choices take turns
 	o.Keys = nil // they guard a port, and there is none
 	p, s, err := o.open()
 	if err != nil {
