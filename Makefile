@@ -39,9 +39,16 @@ fuzz: ## every fuzz target, FUZZTIME each (default 30s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
 .PHONY: bench
-bench: ort ## the benchmarks beside the code; reading files, beside the reference's Python
+bench: ort ## this project beside llama.cpp and PyTorch, a table (ROWS="decode serve": only these)
+	@scripts/bench.sh $(ROWS)
+
+.PHONY: microbench
+microbench: ort ## the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
-	@scripts/bench.sh
+
+.PHONY: peers
+peers: ## what make bench compares with, in .cache/peers
+	@scripts/peers.sh
 
 .PHONY: lint
 lint: ## golangci-lint, with .golangci.yml

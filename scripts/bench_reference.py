@@ -1,4 +1,4 @@
-"""How long the reference's own loaders take for the files of scripts/bench.sh.
+"""How long the reference's own loaders take for the files of scripts/bench_files.sh.
 
     bench_reference.py DIR
 

@@ -73,7 +73,7 @@ func TestBenchFiles(t *testing.T) {
 }
 
 // BenchmarkRead is from a file on disk to the encoder's input, as by default;
-// scripts/bench.sh holds it against the reference's loaders. With BENCH_FILES
+// scripts/bench_files.sh holds it against the reference's loaders. With BENCH_FILES
 // the files stay there, as MODALITY/FILE.
 func BenchmarkRead(b *testing.B) {
 	dir := os.Getenv("BENCH_FILES")
