@@ -46,6 +46,10 @@ bench: ort ## this project beside llama.cpp and PyTorch, a table (ROWS="decode s
 microbench: ort ## the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: soak
+soak: ort build ## keep a runner busy for SOAK (default 30m): joins, leaves, nonsense; every answer checked
+	$(GO) run ./internal/bench soak -bin bin -for $(or $(SOAK),30m) $(SOAK_FLAGS)
+
 .PHONY: peers
 peers: ## what make bench compares with, in .cache/peers
 	@scripts/peers.sh

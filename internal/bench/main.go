@@ -42,6 +42,7 @@ var tools = map[string]func(args []string) error{
 	"decoder": decoderTool,
 	"read":    readTool,
 	"gguf":    ggufTool,
+	"soak":    soakTool,
 }
 
 func main() {

@@ -199,9 +199,14 @@ func (c *Client) Whole(ctx context.Context, body Body) (Answer, error) {
 	if err != nil {
 		return a, err
 	}
+	return a, a.Read(raw)
+}
+
+// Read fills in what the body of a whole chat completion says.
+func (a *Answer) Read(raw []byte) error {
 	var e chunk
 	if err := json.Unmarshal(raw, &e); err != nil {
-		return a, fmt.Errorf("answer %.80q: %w", raw, err)
+		return fmt.Errorf("answer %.80q: %w", raw, err)
 	}
 	for _, c := range e.Choices {
 		a.choice(c.Index)
@@ -210,7 +215,7 @@ func (c *Client) Whole(ctx context.Context, body Body) (Answer, error) {
 			a.Finish[c.Index] = *c.Finish
 		}
 	}
-	return a, a.add(chunk{Usage: e.Usage, Bind: e.Bind}, a.Done, nil)
+	return a.add(chunk{Usage: e.Usage, Bind: e.Bind}, a.Done, nil)
 }
 
 func (c *Client) post(ctx context.Context, route, contentType string, body io.Reader) (*http.Response, error) {
