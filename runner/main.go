@@ -32,6 +32,7 @@ import (
 	"imagebind-llm/runner/media"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/ort"
+	"imagebind-llm/runner/ort/kernel"
 	"imagebind-llm/runner/pipeline"
 	"imagebind-llm/runner/runnerapi"
 	"imagebind-llm/runner/server"
@@ -282,7 +283,7 @@ func (o *options) fit(b *bundle.Bundle) error {
 		return nil
 	}
 	cuda := o.ORT.Provider == "cuda"
-	plan := budget.New(&b.Manifest, budget.Options{Slots: o.Slots, Context: o.Context, Chunk: o.Chunk, Clips: o.BatchClips, CUDA: cuda})
+	plan := budget.New(&b.Manifest, budget.Options{Slots: o.Slots, Context: o.Context, Chunk: o.Chunk, Clips: o.BatchClips, CUDA: cuda, Plain: o.ORT.Plain || !kernel.Supported()})
 	have, err := budget.Available()
 	if cuda {
 		have, _, err = ort.DeviceMemory(o.ORT.Device)
@@ -373,7 +374,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 
 // localFlags are serve's that matter to ask without a server.
 var localFlags = []string{"config", "bundle", "retriever", "retriever-key", "retriever-timeout", "on-retriever-failure", "context",
-	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "memory-check", "log-format", "log-level"}
+	"media-root", "media-ffmpeg", "media-reference", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "ort-tf32", "memory-check", "log-format", "log-level"}
 
 func askCommand(started *bool, in io.Reader, out, warn io.Writer) *cobra.Command {
 	o := defaults()

@@ -21,6 +21,7 @@ type Options struct {
 	Chunk   int  // tokens of prompts in one run; 0 means 512
 	Clips   int  // that go through an encoder at once; 0 means 16
 	CUDA    bool // weights as they are in the files, on the device
+	Plain   bool // onnxruntime's own kernels on the CPU, in place of this project's
 }
 
 // A Part is what one kind of thing takes.
@@ -39,11 +40,23 @@ type Plan struct {
 // program is the runner itself and the onnxruntime library.
 const program = 128 << 20
 
-// Resident is the memory of a graph's weights on the CPU, over their bytes in
-// the file: onnxruntime packs matrices for its kernels, into private memory, and
-// computes in float32 what is stored in half precision. A device holds what the
-// file holds.
-var resident = map[string]float64{"fp16": 2.2, "int8": 1.1, "int4": 1.2}
+// resident is the memory of a graph's weights on the CPU, over their bytes in
+// the file: matrices are packed for the kernels, into private memory, and what is
+// stored in half precision is computed in float32. A device holds what the file
+// holds.
+func (o Options) resident(precision string) float64 {
+	switch {
+	case o.CUDA:
+		return 1
+	case precision == "fp16":
+		return 2.2
+	case precision == "int8" && o.Plain:
+		return 1.1
+	case precision == "int4" && o.Plain:
+		return 1.2
+	}
+	return 1
+}
 
 // New plans b under o.
 func New(b *bundle.Manifest, o Options) Plan {
@@ -92,10 +105,7 @@ func (p *Plan) weights(graph, precision string) int64 {
 			n += f.Bytes
 		}
 	}
-	if f := resident[precision]; f != 0 && !p.o.CUDA {
-		return int64(f * float64(n))
-	}
-	return n
+	return int64(p.o.resident(precision) * float64(n))
 }
 
 // slot is the KV cache of one sequence: 2·L·KH·context·Dh values.

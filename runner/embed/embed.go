@@ -58,6 +58,9 @@ func Open(b *bundle.Bundle, specs []modality.Spec, o Options) (*Encoders, error)
 				return nil, errors.Join(err, e.Close())
 			}
 			e.sessions[enc.Name] = s
+			if err := s.Shrink(); err != nil {
+				return nil, errors.Join(err, e.Close())
+			}
 			e.batchers[enc.Name] = newBatcher(enc.Embed, o, func(ctx context.Context, clips imagebind.Tensor) ([]float32, error) {
 				out, err := s.Compute(ctx, map[string]imagebind.Tensor{"input": clips}, "embedding")
 				return out["embedding"].Floats, err

@@ -170,7 +170,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-func TestBinding(t *testing.T) {
+// TestRunAllocs: a run without an end makes no garbage, and reads its inputs anew.
+func TestRunAllocs(t *testing.T) {
 	s := openAdd(t)
 	data := []float32{1, 2}
 	a, _ := Floats(data, 1, 2)
@@ -179,28 +180,22 @@ func TestBinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer Destroy(a, y)
-	b := s.Bind([]Value{a, y}, []Value{y})
-	defer b.Close()
-	for _, ctx := range []context.Context{context.Background(), t.Context()} {
-		if err := b.Run(ctx); err != nil {
+	in, out := []Value{a, y}, []Value{y}
+	for range 2 {
+		if err := s.Run(context.Background(), in, out); err != nil {
 			t.Fatal(err)
 		}
+		data[0] = 5
 	}
-	data[0] = 5 // read anew each time
-	if err := b.Run(context.Background()); err != nil || !reflect.DeepEqual(read(t, y), []float32{7, 6}) {
-		t.Errorf("three sums: %v, %v", read(t, y), err)
+	if got := read(t, y); !reflect.DeepEqual(got, []float32{6, 4}) {
+		t.Errorf("two sums: %v", got)
 	}
-	for name, run := range map[string]func() error{
-		"binding": func() error { return b.Run(context.Background()) },
-		"session": func() error { return s.Run(context.Background(), b.keep[:2], b.keep[2:]) },
-	} {
-		if n := testing.AllocsPerRun(100, func() {
-			if err := run(); err != nil {
-				t.Fatal(err)
-			}
-		}); n != 0 {
-			t.Errorf("%s: %v allocations a run, want none", name, n)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := s.Run(context.Background(), in, out); err != nil {
+			t.Fatal(err)
 		}
+	}); n != 0 {
+		t.Errorf("%v allocations a run, want none", n)
 	}
 }
 
@@ -258,9 +253,7 @@ func TestManyValues(t *testing.T) {
 	if err := s.Run(t.Context(), in, v); err != nil {
 		t.Fatal(err)
 	}
-	b := s.Bind(v, v)
-	defer b.Close()
-	if err := b.Run(t.Context()); err != nil {
+	if err := s.Run(context.Background(), v, v); err != nil {
 		t.Fatal(err)
 	}
 	for i := range v {
@@ -274,21 +267,11 @@ func TestManyValues(t *testing.T) {
 // and outputs, as many small additions.
 func BenchmarkRun(b *testing.B) {
 	s, v := wide(b, 64)
-	bound := s.Bind(v, v)
-	for _, run := range []struct {
-		name string
-		ctx  context.Context
-		f    func(context.Context) error
-	}{
-		{"session", context.Background(), func(ctx context.Context) error { return s.Run(ctx, v, v) }},
-		{"session, cancellable", b.Context(), func(ctx context.Context) error { return s.Run(ctx, v, v) }},
-		{"bound", context.Background(), bound.Run},
-		{"bound, cancellable", b.Context(), bound.Run},
-	} {
-		b.Run(run.name, func(b *testing.B) {
+	for name, ctx := range map[string]context.Context{"plain": context.Background(), "cancellable": b.Context()} {
+		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := run.f(run.ctx); err != nil {
+				if err := s.Run(ctx, v, v); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -33,8 +33,44 @@ import "C"
 
 import (
 	"fmt"
+	"strconv"
 	"unsafe"
+
+	onnx "github.com/yalue/onnxruntime_go"
 )
+
+// cudaOptions are the CUDA provider's (onnxruntime's documentation, "CUDA
+// Execution Provider"), where they are not its defaults.
+func cudaOptions(o Options) map[string]string {
+	set := map[string]string{
+		"device_id": strconv.Itoa(o.Device),
+		// The arena grows by what is asked for: doubling, the default, would take
+		// up to twice the weights.
+		"arena_extend_strategy": "kSameAsRequested",
+		// The default tries every algorithm anew for each number of clips.
+		"cudnn_conv_algo_search": "HEURISTIC",
+		"use_tf32":               "0",
+	}
+	if o.TF32 {
+		set["use_tf32"] = "1"
+	}
+	if o.GPUMemory > 0 {
+		set["gpu_mem_limit"] = strconv.Itoa(o.GPUMemory << 20)
+	}
+	return set
+}
+
+func appendCUDA(so *onnx.SessionOptions, o Options) error {
+	cuda, err := onnx.NewCUDAProviderOptions()
+	if err != nil {
+		return err
+	}
+	defer cuda.Destroy()
+	if err := cuda.Update(cudaOptions(o)); err != nil {
+		return err
+	}
+	return so.AppendExecutionProviderCUDA(cuda)
+}
 
 // DeviceMemory returns the free and the whole memory of a CUDA device, in bytes.
 func DeviceMemory(device int) (free, total int64, err error) {

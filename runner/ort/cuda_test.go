@@ -41,3 +41,25 @@ func TestDeviceMemory(t *testing.T) {
 		t.Errorf("no driver: %v", err)
 	}
 }
+
+func TestCUDAOptions(t *testing.T) {
+	got := cudaOptions(Options{Device: 1, GPUMemory: 3, TF32: true})
+	for k, v := range map[string]string{"device_id": "1", "gpu_mem_limit": "3145728", "use_tf32": "1", "arena_extend_strategy": "kSameAsRequested"} {
+		if got[k] != v {
+			t.Errorf("%s is %q, want %q", k, got[k], v)
+		}
+	}
+	if got := cudaOptions(Options{}); got["use_tf32"] != "0" || got["gpu_mem_limit"] != "" {
+		t.Errorf("by default: %v", got)
+	}
+}
+
+// TestCUDAMissing: the CPU library says how to get the other.
+func TestCUDAMissing(t *testing.T) {
+	need(t)
+	if s, err := Open(model(t), Options{Provider: "cuda"}); err == nil {
+		s.Close() // a machine that has it
+	} else if !strings.Contains(err.Error(), "ORT_FLAVOUR=cuda make ort") {
+		t.Error(err)
+	}
+}

@@ -1,6 +1,7 @@
 package ort
 
 /*
+#include <stdlib.h>
 #include "shim.h"
 */
 import "C"
@@ -9,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"unsafe"
 )
 
 // Run runs the graph on values that the caller owns, in the order of Inputs and
@@ -35,37 +37,6 @@ func (s *Session) Run(ctx context.Context, in, out []Value) error {
 	return err
 }
 
-// A Binding is inputs and outputs prepared once, for a run that is repeated
-// every token. It is for one goroutine at a time.
-type Binding struct {
-	s    *Session
-	f    *frame
-	keep []Value
-}
-
-// Bind prepares a run on values that the caller owns and destroys after Close.
-// All outputs are given.
-func (s *Session) Bind(in, out []Value) *Binding {
-	b := &Binding{s, newFrame(len(s.Inputs), len(s.Outputs)), append(append([]Value{}, in...), out...)}
-	b.f.fill(s, in, out)
-	for i, v := range out {
-		if v == nil {
-			panic(fmt.Sprintf("ort: output %s is not bound", s.Outputs[i].Name))
-		}
-	}
-	return b
-}
-
-// Run is [Session.Run] on what is bound.
-func (b *Binding) Run(ctx context.Context) error {
-	err := b.s.runUntil(ctx, b.f)
-	runtime.KeepAlive(b)
-	return err
-}
-
-// Close lets go of the values.
-func (b *Binding) Close() { *b = Binding{} }
-
 // A frame is the arguments of a run.
 type frame struct{ in, out []handle }
 
@@ -89,7 +60,7 @@ func (f *frame) fill(s *Session, in, out []Value) {
 // runUntil runs until the end of ctx.
 func (s *Session) runUntil(ctx context.Context, f *frame) error {
 	if ctx.Done() == nil {
-		return s.run(0, f)
+		return s.run(s.base, f)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -140,7 +111,31 @@ func (s *Session) stopper() (*stopper, error) {
 		_ = check(C.ort_terminate(x.options, 1)) // it sets a flag
 		x.done <- struct{}{}
 	}
-	return x, check(C.ort_run_options(&x.options))
+	return x, s.newRunOptions(&x.options)
+}
+
+// newRunOptions makes OrtRunOptions with what Shrink asked for.
+func (s *Session) newRunOptions(to *handle) error {
+	if err := check(C.ort_run_options(to)); err != nil || !s.shrink {
+		return err
+	}
+	key, value := C.CString("memory.enable_memory_arena_shrinkage"), C.CString("cpu:0")
+	defer C.free(unsafe.Pointer(key))
+	defer C.free(unsafe.Pointer(value))
+	return check(C.ort_run_entry(*to, key, value))
+}
+
+// Shrink has every run on the CPU give its workspace back when it is over, where
+// the session would keep what its largest took: an encoder's is hundreds of MiB,
+// and to take it again costs nothing beside the run. What the first run takes
+// stays, so that is best a small one; a device's memory stays, for there it does
+// cost. Shrink is called before any run.
+func (s *Session) Shrink() error {
+	if s.o.Provider == "cuda" {
+		return nil
+	}
+	s.shrink = true
+	return s.newRunOptions(&s.base)
 }
 
 func (x *stopper) destroy() { C.ort_release_run_options(x.options) }
