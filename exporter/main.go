@@ -36,7 +36,10 @@ type options struct {
 	Delta            string   `koanf:"delta" help:"weight delta to add to the base model first"`
 	Tokenizer        string   `koanf:"tokenizer" help:"tokenizer.model, tokenizer.json or a .gguf; empty: the one with --llama"`
 	Adapter          string   `koanf:"adapter" help:"ImageBind-LLM checkpoint: bind network, gates, prefix queries, LoRA, biases, norms"`
-	Precision        string   `koanf:"precision" help:"of the decoder's weights: fp32, fp16, int8 or int4"`
+	Precision        string   `koanf:"precision" help:"of the decoder's weights: fp32, fp16, int8, int4, or int4a: int4 with zero points"`
+	HeadPrecision    string   `koanf:"head_precision" help:"of the decoder's output head: fp32 or fp16 as the decoder, int8, int4, int4a; empty: the decoder's, but int8 for int4"`
+	TablePrecision   string   `koanf:"embedding_precision" help:"of the decoder's embedding table: fp32, fp16, int8, int4; empty: the decoder's, but int8 for int4, and the head's where they are one"`
+	BridgePrecision  string   `koanf:"bridge_precision" help:"of the bridge's weights: fp32, fp16, int8, or mixed: int8 but for the bind network of fp16; empty: mixed beside a quantised decoder, else as the checkpoints store them"`
 	EncoderPrecision string   `koanf:"encoder_precision" help:"of the encoders' weights: fp32, fp16 or int8"`
 	Exact            bool     `koanf:"exact" help:"int8 and int4 products without rounding their input: for checks, many times slower"`
 	Context          int      `koanf:"context" help:"tokens that the decoder can hold, prompt and answer together; 0: the model's, with an adapter at most 512 as in the reference"`
@@ -149,7 +152,7 @@ or not at all.` + configNote,
     --tokenizer demo/llama/tokenizer.model --adapter demo/adapter_demo.pth --out bundle
   exporter model --llama SmolLM2-135M-Instruct-Q4_1.gguf --out bundle`,
 		},
-		flags: []string{"imagebind", "heads-config", "point", "llama", "delta", "tokenizer", "adapter", "precision", "encoder-precision",
+		flags: []string{"imagebind", "heads-config", "point", "llama", "delta", "tokenizer", "adapter", "precision", "head-precision", "embedding-precision", "bridge-precision", "encoder-precision",
 			"exact", "context", "template", "name", "licence", "out"},
 		check: func() error { return o.model().Check() },
 		work:  func(ctx context.Context, _ []string) error { return model.Export(ctx, o.model(), out) },
@@ -219,7 +222,8 @@ by part. Any difference beyond tolerance is an error.` + configNote,
 
 func (o *options) model() model.Options {
 	return model.Options{ImageBind: o.ImageBind, HeadsConfig: o.HeadsConfig, Point: o.Point, LLaMA: o.LLaMA, Delta: o.Delta,
-		Tokenizer: o.Tokenizer, Adapter: o.Adapter, Precision: o.Precision, EncoderPrecision: o.EncoderPrecision, Exact: o.Exact,
+		Tokenizer: o.Tokenizer, Adapter: o.Adapter, Precision: o.Precision,
+		HeadPrecision: o.HeadPrecision, TablePrecision: o.TablePrecision, BridgePrecision: o.BridgePrecision, EncoderPrecision: o.EncoderPrecision, Exact: o.Exact,
 		Context: o.Context, Template: o.Template, Name: o.Name, Licences: o.Licence, Out: o.Out}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/checkpoint"
@@ -18,17 +19,30 @@ import (
 	"imagebind-llm/runner/bundle"
 )
 
-// Build returns the bridge of an adapter on its base model, in float32, and its
-// description, which lacks the graph's file name. layers is how many of the
-// decoder's layers are adapted, as llama.Build returned it. bundle.Bridge has
-// the graph's input and outputs. Both checkpoints must stay open until the graph
-// is saved.
+// Mixed stores the bind network as fp16 and the base model's wv and wo as int8:
+// rounding adds up over the network's ten products, and two more cost little.
+const Mixed nn.Precision = "mixed"
+
+// Precisions are those that a bridge can have; see Options.
+var Precisions = []nn.Precision{nn.FP32, nn.FP16, nn.Int8, Mixed}
+
+// Options of Build.
+type Options struct {
+	// Precision of the large matrices, one of Precisions. "" stores the bind network
+	// as float32, and wv and wo as the base model does. LoRA, gates and queries are
+	// float32 always, and so is what is computed.
+	Precision nn.Precision
+	Exact     bool // quantised products do not round their input: for checks, slow
+}
+
+// Build returns the bridge of an adapter on its base model and its description, which lacks the graph's file name. layers is how many of the decoder's layers are
+// adapted, as llama.Build returned it. bundle.Bridge has the graph's input and
+// outputs. Both checkpoints must stay open until the graph is saved.
 //
 // For an adapted layer the reference (llama.py, Attention) takes wv without its
 // LoRA of the bind network's output plus the layer's prefix query, times tanh of
-// each head's gate; wo and its LoRA act on that, wo's bias does not. Where the
-// base model is stored in half precision, its wv and wo are so here too.
-func Build(base *checkpoint.LLaMA, adapter *checkpoint.Checkpoint, layers int) (*graph.Graph, bundle.Bridge, error) {
+// each head's gate; wo and its LoRA act on that, wo's bias does not.
+func Build(base *checkpoint.LLaMA, adapter *checkpoint.Checkpoint, layers int, o Options) (*graph.Graph, bundle.Bridge, error) {
 	a, err := checkpoint.ReadAdapter(adapter, base)
 	if err != nil {
 		return nil, bundle.Bridge{}, err
@@ -36,11 +50,14 @@ func Build(base *checkpoint.LLaMA, adapter *checkpoint.Checkpoint, layers int) (
 	if a.Layers != layers {
 		return nil, bundle.Bridge{}, imagebind.Errorf(imagebind.Invalid, "the adapter has %d prefix queries, the decoder %d adapted layers", a.Layers, layers)
 	}
-	m, err := newModel(base, a)
+	if o.Precision != "" && !slices.Contains(Precisions, o.Precision) {
+		return nil, bundle.Bridge{}, imagebind.Errorf(imagebind.Invalid, "a bridge of %s: it is one of %v", o.Precision, Precisions)
+	}
+	m, err := newModel(base, a, o)
 	if err != nil {
 		return nil, bundle.Bridge{}, fmt.Errorf("bridge: %w", err)
 	}
-	b := bundle.Bridge{Embed: a.Embed, Width: base.Config.Width, Layers: layers, Variant: a.Variant}
+	b := bundle.Bridge{Embed: a.Embed, Width: base.Config.Width, Layers: layers, Variant: a.Variant, Precision: string(o.Precision)}
 	g, err := graph.Build(func(g *graph.Graph) {
 		g.Name = "bridge"
 		m.build(g, b)
@@ -82,10 +99,10 @@ type layer struct {
 	prefix format.Tensor // [D]
 }
 
-func newModel(base *checkpoint.LLaMA, a *checkpoint.Adapter) (*model, error) {
-	m := &model{proj: linear("image_bind_proj", a.Proj)}
+func newModel(base *checkpoint.LLaMA, a *checkpoint.Adapter, o Options) (*model, error) {
+	m := &model{proj: o.stored(linear("image_bind_proj", a.Proj))}
 	for _, b := range a.Blocks {
-		l := block{f1: linear("f1", b.F1), f2: linear("f2", b.F2), f3: linear("f3", b.F3)}
+		l := block{f1: o.stored(linear("f1", b.F1)), f2: o.stored(linear("f2", b.F2)), f3: o.stored(linear("f3", b.F3))}
 		if a.Variant == checkpoint.Legacy {
 			l.norm = nn.LayerNorm{Name: "norm", Weight: b.Norm.Weight, Bias: b.Norm.Bias, Eps: legacyEps}
 		} else {
@@ -105,7 +122,7 @@ func newModel(base *checkpoint.LLaMA, a *checkpoint.Adapter) (*model, error) {
 			return nil, err
 		}
 		l := layer{
-			wv: stored("wv", spread(wv, c)), wo: stored("wo", wo),
+			wv: o.matrix("wv", spread(wv, c)), wo: o.matrix("wo", wo),
 			gate: a.Gates[i], heads: c.Heads, prefix: row(a.Prefix, i),
 		}
 		if l1, l2, ok := a.LoRA(p + "wo.weight"); ok {
@@ -120,9 +137,27 @@ func linear(name string, a checkpoint.Affine) nn.Linear {
 	return nn.Linear{Name: name, Weight: []format.Tensor{a.Weight}, Bias: []format.Tensor{a.Bias}}
 }
 
-// stored is a matrix of the base model, as small as it is there.
-func stored(name string, w format.Tensor) nn.Linear {
-	return nn.Linear{Name: name, Weight: []format.Tensor{w}, Half: w.DType == format.F16}
+// stored is a layer of the bind network in o's precision.
+func (o Options) stored(l nn.Linear) nn.Linear {
+	l.Precision = o.Precision
+	if o.Precision == Mixed {
+		l.Precision = nn.FP16
+	}
+	l.Half = l.Precision == nn.FP16
+	if !o.Exact {
+		l.Accuracy = 4
+	}
+	return l
+}
+
+// matrix is one of the base model, as small as it is there where o says nothing.
+func (o Options) matrix(name string, w format.Tensor) nn.Linear {
+	if o.Precision == Mixed {
+		o.Precision = nn.Int8
+	}
+	l := o.stored(nn.Linear{Name: name, Weight: []format.Tensor{w}})
+	l.Half = l.Half || o.Precision == "" && w.DType == format.F16
+	return l
 }
 
 // spread repeats the rows of wv where heads share them, so that each query head

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/checkpoint"
 	"imagebind-llm/exporter/graph"
+	"imagebind-llm/exporter/nn"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/bundle"
@@ -43,12 +45,12 @@ func openTiny(t testing.TB, variant string) (*checkpoint.LLaMA, *checkpoint.Chec
 }
 
 // session exports a bridge and opens it.
-func session(t testing.TB, base *checkpoint.LLaMA, adapter *checkpoint.Checkpoint) (*ort.Session, bundle.Bridge) {
+func session(t testing.TB, base *checkpoint.LLaMA, adapter *checkpoint.Checkpoint, o Options) (*ort.Session, bundle.Bridge) {
 	t.Helper()
 	if _, err := ort.Load(""); err != nil {
 		golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
 	}
-	g, b, err := Build(base, adapter, adapted)
+	g, b, err := Build(base, adapter, adapted, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +125,7 @@ func TestBindNetwork(t *testing.T) {
 	} {
 		t.Run(tt.variant, func(t *testing.T) {
 			base, adapter := openTiny(t, tt.variant)
-			s, b := session(t, base, adapter)
+			s, b := session(t, base, adapter, Options{})
 			if want := (bundle.Bridge{Embed: 64, Width: width, Layers: adapted, Variant: tt.is}); b != want {
 				t.Errorf("it is %+v, want %+v", b, want)
 			}
@@ -134,6 +136,49 @@ func TestBindNetwork(t *testing.T) {
 				golden.Close(t, injection[i*adapted*width:(i+1)*adapted*width], alone, tolerance)
 			}
 		})
+	}
+}
+
+// cosine is the worst over the rows, width values each.
+func cosine(a, b []float32, width int) float64 {
+	worst := 1.0
+	for at := 0; at < len(a); at += width {
+		var ab, aa, bb float64
+		for i := at; i < at+width; i++ {
+			x, y := float64(a[i]), float64(b[i])
+			ab, aa, bb = ab+x*y, aa+x*x, bb+y*y
+		}
+		worst = min(worst, ab/math.Sqrt(aa*bb))
+	}
+	return worst
+}
+
+// TestPrecisions: how far each precision turns what a layer adds.
+func TestPrecisions(t *testing.T) {
+	base, adapter := openTiny(t, "finetune")
+	rows := []imagebind.Embedding{mix(t, map[string]float32{"Image": 1}), mix(t, map[string]float32{"Audio": 1}), mix(t, map[string]float32{"Image": 1, "Text": 2})}
+	s, _ := session(t, base, adapter, Options{Precision: nn.FP32})
+	query, injection := compute(t, s, rows...)
+	for _, tt := range []struct {
+		Options
+		least float64 // cosine of a layer's injection to that of float32
+	}{
+		{Options{}, 0.99999999},
+		{Options{Precision: nn.FP16}, 0.999999},
+		{Options{Precision: Mixed}, 0.9999},
+		{Options{Precision: nn.Int8, Exact: true}, 0.999},
+		{Options{Precision: nn.Int8}, 0.999},
+	} {
+		s, b := session(t, base, adapter, tt.Options)
+		if b.Precision != string(tt.Precision) {
+			t.Errorf("%q says it is %q", tt.Precision, b.Precision)
+		}
+		q, i := compute(t, s, rows...)
+		got := cosine(i, injection, width)
+		t.Logf("%q, exact %v: query %.7f, injection %.7f", tt.Precision, tt.Exact, cosine(q, query, width), got)
+		if got < tt.least {
+			t.Errorf("%q: cosine %.7f, want %v", tt.Precision, got, tt.least)
+		}
 	}
 }
 
@@ -152,7 +197,7 @@ func TestInjection(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			base, adapter := openTiny(t, tt.variant)
-			s, _ := session(t, base, adapter)
+			s, _ := session(t, base, adapter, Options{})
 			query, injection := compute(t, s, mix(t, tt.weights))
 			q := golden.Close(t, query, f.Tensor(t, tt.name+"/visual_query").Values, tolerance)
 			i := golden.Close(t, injection, f.Tensor(t, tt.name+"/injection_after_wo").Values, tolerance)
@@ -164,7 +209,7 @@ func TestInjection(t *testing.T) {
 // TestStoredWhole: a base model that is not of half precision keeps its own.
 func TestStoredWhole(t *testing.T) {
 	base, adapter := openTiny(t, "finetune")
-	s, _ := session(t, base, adapter)
+	s, _ := session(t, base, adapter, Options{})
 	e := mix(t, map[string]float32{"Image": 1})
 	_, half := compute(t, s, e)
 
@@ -178,15 +223,15 @@ func TestStoredWhole(t *testing.T) {
 		tensors = append(tensors, x)
 	}
 	whole := &checkpoint.LLaMA{Checkpoint: checkpoint.New(tensors...), Config: base.Config}
-	s, _ = session(t, whole, adapter)
+	s, _ = session(t, whole, adapter, Options{})
 	_, full := compute(t, s, e)
 	golden.Close(t, half, full, tolerance)
 
-	g, _, err := Build(whole, adapter, adapted)
+	g, _, err := Build(whole, adapter, adapted, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, _, err := Build(base, adapter, adapted)
+	h, _, err := Build(base, adapter, adapted, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,9 +281,9 @@ func TestSharedHeads(t *testing.T) {
 	}
 	adapter = without(t, adapter, "lora_w", ".bias") // LoRA on wk and wv is of the wider model
 	e := mix(t, map[string]float32{"Image": 1})
-	s, _ := session(t, &checkpoint.LLaMA{Checkpoint: checkpoint.New(some...), Config: shared}, adapter)
+	s, _ := session(t, &checkpoint.LLaMA{Checkpoint: checkpoint.New(some...), Config: shared}, adapter, Options{})
 	_, got := compute(t, s, e)
-	s, _ = session(t, &checkpoint.LLaMA{Checkpoint: checkpoint.New(all...), Config: c}, adapter)
+	s, _ = session(t, &checkpoint.LLaMA{Checkpoint: checkpoint.New(all...), Config: c}, adapter, Options{})
 	_, want := compute(t, s, e)
 	golden.Close(t, got, want, 1e-6)
 }
@@ -262,10 +307,10 @@ func without(t testing.TB, c *checkpoint.Checkpoint, parts ...string) *checkpoin
 
 func TestErrors(t *testing.T) {
 	base, adapter := openTiny(t, "finetune")
-	if _, _, err := Build(base, adapter, adapted+1); imagebind.KindOf(err) != imagebind.Invalid {
+	if _, _, err := Build(base, adapter, adapted+1, Options{}); imagebind.KindOf(err) != imagebind.Invalid {
 		t.Errorf("five layers of four: %v", err)
 	}
-	if _, _, err := Build(base, without(t, adapter, ".gate"), adapted); err == nil || !strings.Contains(err.Error(), "llama.layers.2.attention.gate is missing") {
+	if _, _, err := Build(base, without(t, adapter, ".gate"), adapted, Options{}); err == nil || !strings.Contains(err.Error(), "llama.layers.2.attention.gate is missing") {
 		t.Errorf("no gates: %v", err)
 	}
 }

@@ -13,14 +13,16 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/checkpoint"
 	"imagebind-llm/exporter/internal/fake"
+	"imagebind-llm/exporter/nn"
 	"imagebind-llm/internal/golden"
 	"imagebind-llm/runner/ort"
 )
 
 var (
-	full       = flag.Bool("full", false, "export and run a bridge of 7B's shapes: 2.7 GB in the temporary folder (or -full-dir) for 4 layers, 4.6 for all")
-	fullDir    = flag.String("full-dir", "", "keep it there")
-	fullLayers = flag.Int("full-layers", 4, "how many of the 32 layers")
+	full          = flag.Bool("full", false, "export and run a bridge of 7B's shapes: 2.7 GB in the temporary folder (or -full-dir) for 4 layers, 4.6 for all")
+	fullDir       = flag.String("full-dir", "", "keep it there")
+	fullPrecision = flag.String("full-precision", "", "its precision: fp32, fp16, int8, mixed")
+	fullLayers    = flag.Int("full-layers", 4, "how many of the 32 layers")
 )
 
 // sevenB returns LLaMA-7B up to a layer and its adapter.
@@ -37,9 +39,17 @@ func sevenB(t testing.TB, variant string, layers int) (*checkpoint.LLaMA, *check
 
 // TestBuildFullSize: the released adapters build, in the sizes that are expected.
 func TestBuildFullSize(t *testing.T) {
-	for variant, gigabytes := range map[string]float64{"finetune": 4.62, "legacy": 4.62, "pretrain": 4.60} {
+	for _, tt := range []struct {
+		variant string
+		nn.Precision
+		gigabytes float64
+	}{
+		{"finetune", "", 4.62}, {"legacy", "", 4.62}, {"pretrain", "", 4.60},
+		{"finetune", nn.FP32, 6.77}, {"finetune", nn.FP16, 3.39}, {"finetune", nn.Int8, 1.91}, {"finetune", Mixed, 2.44},
+	} {
+		variant := tt.variant
 		base, adapter := sevenB(t, variant, 32)
-		g, b, err := Build(base, adapter, 32)
+		g, b, err := Build(base, adapter, 32, Options{Precision: tt.Precision})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,8 +60,8 @@ func TestBuildFullSize(t *testing.T) {
 		for _, x := range g.Tensors() {
 			bytes += x.Bytes
 		}
-		if got := float64(bytes) / 1e9; math.Abs(got-gigabytes) > 0.02*gigabytes {
-			t.Errorf("%s: %.2f GB, want %.2f", variant, got, gigabytes)
+		if got := float64(bytes) / 1e9; math.Abs(got-tt.gigabytes) > 0.005*tt.gigabytes {
+			t.Errorf("%s, %q: %.2f GB, want %.2f", variant, tt.Precision, got, tt.gigabytes)
 		}
 	}
 }
@@ -69,7 +79,7 @@ func TestFullSize(t *testing.T) {
 	}
 	start := time.Now()
 	base, adapter := sevenB(t, "finetune", *fullLayers)
-	g, b, err := Build(base, adapter, *fullLayers)
+	g, b, err := Build(base, adapter, *fullLayers, Options{Precision: nn.Precision(*fullPrecision)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (s *tokens) causal() bool       { return true }
 func (s *tokens) heads() [][2]string { return [][2]string{{"proj.0", "proj.1"}} }
 
 func (s *tokens) tokens(g *graph.Graph, input *graph.Value, float onnx.DType) *graph.Value {
-	x := nn.Embedding{Name: "stem.table", Weight: s.table}.Apply(g, input, float)
+	x := (&nn.Embedding{Name: "stem.table", Weight: s.table}).Apply(g, input, float)
 	return g.Add(x, nn.Weight(g, "stem.pos", float, s.pos, 1, s.length(), s.width))
 }
 

@@ -283,7 +283,9 @@ func int64s(v []int) []int64 {
 type initialiser struct {
 	v     *Value
 	write func(io.Writer) error
-	sum   string // sha256 in hex, once saved
+	of    *initialiser // whose bytes these are; nil: its own
+	sum   string       // sha256 in hex, once saved
+	at    *onnx.External
 }
 
 // Weight adds a weight whose bytes, little-endian and row-major, write hands
@@ -293,6 +295,23 @@ func (g *Graph) Weight(name string, t onnx.DType, shape []int, write func(io.Wri
 	g.at = "weight " + name
 	v := &Value{name: g.claim(g.scope + name), dtype: t, shape: fixed(shape)}
 	g.inits = append(g.inits, &initialiser{v: v, write: write})
+	return v
+}
+
+// Share adds a weight of the very bytes of another, in another shape of as many:
+// the file holds them once.
+func (g *Graph) Share(name string, w *Value, shape ...int) *Value {
+	g.at = "weight " + name
+	i := slices.IndexFunc(g.inits, func(x *initialiser) bool { return x.v == w })
+	if i < 0 || imagebind.Size(shape) != product(w.shape).n {
+		g.failf("%s as %v", w, shape)
+	}
+	of := g.inits[i]
+	if of.of != nil {
+		of = of.of
+	}
+	v := &Value{name: g.claim(g.scope + name), dtype: w.dtype, shape: fixed(shape)}
+	g.inits = append(g.inits, &initialiser{v: v, write: of.write, of: of})
 	return v
 }
 

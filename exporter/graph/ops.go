@@ -112,9 +112,10 @@ func (g *Graph) Gemm(a, b, c *Value, transB bool) *Value {
 
 // MatMulNBits returns x [.., K] times the transpose of a quantised weight
 // [n, K] (com.microsoft). b is uint8 [n, ⌈K/block⌉, block·bits/8], low nibble
-// first; scales, of x's type, [n, ⌈K/block⌉]; the zero point is 2^(bits-1).
+// first; scales, of x's type, [n, ⌈K/block⌉]; zeros, the zero points, uint8
+// [n, ⌈⌈K/block⌉·bits/8⌉], are 2^(bits-1) where nil.
 // accuracy 0 multiplies exactly; 4 rounds x to int8 in blocks, and is far faster.
-func (g *Graph) MatMulNBits(x, b, scales *Value, n, bits, block, accuracy int) *Value {
+func (g *Graph) MatMulNBits(x, b, scales, zeros *Value, n, bits, block, accuracy int) *Value {
 	g.begin("MatMulNBits", x, b, scales)
 	g.sameType(x, scales)
 	k := x.Dim(-1)
@@ -125,9 +126,16 @@ func (g *Graph) MatMulNBits(x, b, scales *Value, n, bits, block, accuracy int) *
 	if !slices.Equal(scales.shape, fixed([]int{n, blocks})) {
 		g.failf("scales %s, want [%d %d]", scales, n, blocks)
 	}
+	in := []*Value{x, b, scales}
+	if zeros != nil {
+		if size := (blocks*bits + 7) / 8; zeros.dtype != onnx.Uint8 || !slices.Equal(zeros.shape, fixed([]int{n, size})) {
+			g.failf("zero points %s, want uint8[%d %d]", zeros, n, size)
+		}
+		in = append(in, zeros)
+	}
 	shape := slices.Clone(x.shape)
 	shape[len(shape)-1] = Dim{N: n}
-	return g.Op(onnx.Microsoft, "MatMulNBits", []*Value{x, b, scales}, Out{x.dtype, shape},
+	return g.Op(onnx.Microsoft, "MatMulNBits", in, Out{x.dtype, shape},
 		Int("K", k), Int("N", n), Int("bits", bits), Int("block_size", block), Int("accuracy_level", accuracy))[0]
 }
 
@@ -284,6 +292,22 @@ func (g *Graph) Gather(x, index *Value, axis int) *Value {
 	axis = g.axis(x, axis)
 	shape := slices.Concat(x.shape[:axis], index.shape, x.shape[axis+1:])
 	return g.Op("", "Gather", []*Value{x, index}, Out{x.dtype, shape}, Int("axis", axis))[0]
+}
+
+// GatherBlockQuantized returns rows of a quantised table (com.microsoft): the
+// entries of b, uint8 [V, D·bits/8], that index names, as floats of scales' type.
+// scales is [V, ⌈D/block⌉], the zero point 2^(bits-1), low nibble first.
+func (g *Graph) GatherBlockQuantized(b, index, scales *Value, bits, block int) *Value {
+	g.begin("GatherBlockQuantized", b, index, scales)
+	g.index(index)
+	g.rank(b, 2)
+	d := b.Dim(1) * 8 / bits
+	if want := fixed([]int{b.Dim(0), (d + block - 1) / block}); b.dtype != onnx.Uint8 || !slices.Equal(scales.shape, want) {
+		g.failf("table %s with scales %s, want %v", b, scales, want)
+	}
+	shape := append(slices.Clone(index.shape), Dim{N: d})
+	return g.Op(onnx.Microsoft, "GatherBlockQuantized", []*Value{b, index, scales}, Out{scales.dtype, shape},
+		Int("gather_axis", 0), Int("quantize_axis", 1), Int("block_size", block), Int("bits", bits))[0]
 }
 
 // GatherND returns the parts of x that the last axis of index names, after

@@ -29,7 +29,7 @@ type Tensor struct {
 	Name   string
 	DType  onnx.DType
 	Shape  []int
-	Bytes  int64
+	Bytes  int64  // that it takes in the file: 0 where it shares those of another
 	SHA256 string // of its bytes in the file, in hex; "" before Save
 }
 
@@ -46,7 +46,13 @@ func (g *Graph) Tensors() []Tensor {
 	return list
 }
 
-func (w *initialiser) bytes() int64 { return w.v.dtype.Bytes(product(w.v.shape).n) }
+// bytes that w takes in the file.
+func (w *initialiser) bytes() int64 {
+	if w.of != nil && w.of.bytes() > inline {
+		return 0
+	}
+	return w.v.dtype.Bytes(product(w.v.shape).n)
+}
 
 // Save writes the graph to path and its larger weights to path + ".data", one
 // after the other: memory holds one tensor at most. progress, which may be nil,
@@ -127,6 +133,10 @@ func (d *data) add(w *initialiser) (onnx.Tensor, error) {
 	for _, dim := range w.v.shape {
 		t.Shape = append(t.Shape, int64(dim.N))
 	}
+	if w.of != nil && w.of.at != nil {
+		t.External, w.sum = w.of.at, w.of.sum
+		return t, nil
+	}
 	size := w.bytes()
 	sum := &meter{hash: sha256.New(), data: d}
 	if size <= inline {
@@ -140,7 +150,8 @@ func (d *data) add(w *initialiser) (onnx.Tensor, error) {
 	if err := d.open(size); err != nil {
 		return t, err
 	}
-	t.External = &onnx.External{Location: filepath.Base(d.path), Offset: d.offset, Length: size}
+	w.at = &onnx.External{Location: filepath.Base(d.path), Offset: d.offset, Length: size}
+	t.External = w.at
 	sum.to = d.w
 	err := w.write(sum)
 	d.offset += sum.n

@@ -25,8 +25,14 @@ type Adapter = checkpoint.Source
 // Options of Build.
 type Options struct {
 	Precision nn.Precision // of the matrices; "" is fp32
-	Exact     bool         // quantised products do not round their input: for checks, many times slower
-	Context   int          // rows of the rotary tables; 0 is what the model was made for
+	// Head is the precision of the output head. "" is the decoder's, but int8 for
+	// int4: its errors go straight to the logits, and it is read once a token.
+	Head nn.Precision
+	// Table is the precision of the embedding table. "" is the decoder's, but int8
+	// for int4; where the head is the table, it is the head's.
+	Table   nn.Precision
+	Exact   bool // quantised products do not round their input: for checks, many times slower
+	Context int  // rows of the rotary tables; 0 is what the model was made for
 }
 
 // Build returns the decoder of a base model, with adapter where that is not nil,
@@ -37,8 +43,8 @@ type Options struct {
 // Heads whose width is no multiple of 16 are filled up with zeros to one, since
 // onnxruntime rotates no others: HeadDim is the width in the cache.
 func Build(base *checkpoint.LLaMA, adapter Adapter, o Options) (*graph.Graph, bundle.Decoder, error) {
-	if o.Precision == "" {
-		o.Precision = nn.FP32
+	if err := o.fill(base.Config.TiedHead); err != nil {
+		return nil, bundle.Decoder{}, err
 	}
 	if o.Context == 0 {
 		o.Context = base.Config.Context
@@ -63,7 +69,7 @@ func Build(base *checkpoint.LLaMA, adapter Adapter, o Options) (*graph.Graph, bu
 	d := bundle.Decoder{
 		Width: c.Width, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: m.headDim, Hidden: c.Hidden, Vocab: c.Vocab,
 		NormEps: c.NormEps, RopeTheta: c.RopeTheta, Context: o.Context, AdaptedLayers: layers,
-		Precision: string(o.Precision), KVType: "float32",
+		Precision: string(o.Precision), HeadPrecision: string(o.Head), TablePrecision: string(o.Table), KVType: "float32",
 	}
 	if m.float == onnx.Float16 {
 		d.KVType = "float16"
@@ -76,6 +82,33 @@ func Build(base *checkpoint.LLaMA, adapter Adapter, o Options) (*graph.Graph, bu
 		return nil, bundle.Decoder{}, fmt.Errorf("decoder: %w", err)
 	}
 	return g, d, nil
+}
+
+// fill writes out the defaults and refuses what does not go together.
+func (o *Options) fill(tied bool) error {
+	if o.Precision == "" {
+		o.Precision = nn.FP32
+	}
+	least := o.Precision // of what is not to be of 4 bits
+	if o.Precision == nn.Int4 || o.Precision == nn.Int4A {
+		least = nn.Int8
+	}
+	if o.Head == "" {
+		o.Head = least
+	}
+	if o.Table == "" {
+		o.Table = least
+		if tied && o.Head != nn.Int4A && (o.Precision.Quantised() || o.Head.Quantised()) {
+			o.Table = o.Head
+		}
+	}
+	switch {
+	case o.Table == nn.Int4A:
+		return imagebind.Errorf(imagebind.Invalid, "an embedding table of int4a: it is fp32, fp16, int8 or int4")
+	case !o.Head.Quantised() && o.Head.Activations() != o.Precision.Activations():
+		return imagebind.Errorf(imagebind.Invalid, "a head of %s in a decoder of %s: what is not int8, int4 or int4a is of the type that the decoder computes in", o.Head, o.Precision)
+	}
+	return nil
 }
 
 // weights hands out the tensors of the adapted or the bare model, and keeps the
@@ -110,7 +143,7 @@ func (w *weights) bias(name string) format.Tensor {
 
 // A model mirrors the checkpoint.
 type model struct {
-	embed  nn.Embedding
+	embed  *nn.Embedding
 	layers []layer
 	norm   nn.RMSNorm
 	head   nn.Linear
@@ -118,7 +151,6 @@ type model struct {
 	config  checkpoint.LLaMAConfig
 	headDim int        // of a head in the graph, at least config.HeadDim
 	float   onnx.DType // that it computes in
-	table   onnx.DType // of the embedding table
 }
 
 type layer struct {
@@ -161,16 +193,12 @@ func newModel(w *weights, o Options) *model {
 		}
 		m.layers = append(m.layers, l)
 	}
-	m.embed = nn.Embedding{Name: "tok_embeddings", Weight: w.get("tok_embeddings.weight")}
-	m.table = m.float
+	m.embed = &nn.Embedding{Name: "tok_embeddings", Weight: w.get("tok_embeddings.weight"), Precision: o.Table}
 	m.norm = norm("norm", "norm.weight")
 	m.head = linear("output", w.get("output.weight"), format.Tensor{})
-	switch o.Precision {
-	case nn.Int4: // the head's errors go straight to the logits
-		m.head.Precision = nn.Int8
-		m.table = onnx.Float16
-	case nn.Int8:
-		m.table = onnx.Float16
+	m.head.Precision = o.Head
+	if c.TiedHead {
+		m.head.Table = m.embed
 	}
 	return m
 }
@@ -188,7 +216,7 @@ func (m *model) build(g *graph.Graph, d bundle.Decoder) {
 	}
 	cos, sin := m.rotary(g, d.Context)
 
-	x := g.Cast(m.embed.Apply(g, ids, m.table), m.float)
+	x := m.embed.Apply(g, ids, m.float)
 	var y *graph.Value // what the last layer adds to x; nil before the first
 	for i, l := range m.layers {
 		past := func(kind string) *graph.Value {

@@ -153,6 +153,9 @@ func TestPrecisions(t *testing.T) {
 		{Options{Precision: nn.Int8}, 2.5, 0.9, 0.99},
 		{Options{Precision: nn.Int4, Exact: true}, 16, 0.45, 0.6},
 		{Options{Precision: nn.Int4}, 16, 0.45, 0.6},
+		{Options{Precision: nn.Int4A}, 16, 0.45, 0.6},
+		{Options{Precision: nn.Int4, Head: nn.Int4A}, 16, 0.4, 0.6},
+		{Options{Precision: nn.Int8, Head: nn.FP32, Table: nn.Int4}, 16, 0.45, 0.6},
 	} {
 		t.Run(fmt.Sprintf("%s, exact %v", tt.Precision, tt.Exact), func(t *testing.T) {
 			d := decoder(t, base, openAdapter(t, "finetune"), tt.Options, 1)

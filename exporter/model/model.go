@@ -43,6 +43,9 @@ type Options struct {
 	Point       string // a Point-Bind state dict, alone or within an ImageBind's; goes over that in ImageBind
 
 	Precision        string   // of the decoder: fp32 (default), fp16, int8, int4
+	HeadPrecision    string   // of the decoder's output head; empty: see llama.Options
+	TablePrecision   string   // of its embedding table; empty: see llama.Options
+	BridgePrecision  string   // see bridge.Options; empty: mixed beside a quantised decoder, else as the checkpoints store it
 	EncoderPrecision string   // of the encoders: fp32 (default), fp16, int8
 	Exact            bool     // quantised products without rounding their input: for checks, slow
 	Context          int      // tokens that the decoder can hold; 0: the model's, with an adapter at most 512
@@ -62,6 +65,11 @@ func (o Options) Check() error {
 	if err != nil {
 		return fmt.Errorf("--encoder-precision: %w", err)
 	}
+	for flag, name := range map[string]string{"head": o.HeadPrecision, "embedding": o.TablePrecision} {
+		if _, err := nn.ParsePrecision(name); err != nil {
+			return fmt.Errorf("--%s-precision: %w", flag, err)
+		}
+	}
 	fail := func(format string, args ...any) error { return imagebind.Errorf(imagebind.Invalid, format, args...) }
 	switch {
 	case o.ImageBind == "" && o.Point == "" && o.LLaMA == "":
@@ -76,9 +84,17 @@ func (o Options) Check() error {
 		return fail("--tokenizer is of a language model: give --llama too")
 	case o.HeadsConfig != "" && o.ImageBind == "" && o.Point == "":
 		return fail("--heads-config is of --imagebind and --point, which are not given")
-	case ep == nn.Int4:
-		return fail("--encoder-precision int4: it is fp32, fp16 or int8")
-	case o.Exact && p != nn.Int8 && p != nn.Int4 && ep != nn.Int8:
+	case ep == nn.Int4 || ep == nn.Int4A:
+		return fail("--encoder-precision %s: it is fp32, fp16 or int8", ep)
+	case o.TablePrecision == string(nn.Int4A):
+		return fail("--embedding-precision int4a: it is fp32, fp16, int8 or int4")
+	case o.BridgePrecision != "" && !slices.Contains(bridge.Precisions, nn.Precision(o.BridgePrecision)):
+		return fail("--bridge-precision %s: it is one of %v", o.BridgePrecision, bridge.Precisions)
+	case o.LLaMA == "" && (o.HeadPrecision != "" || o.TablePrecision != ""):
+		return fail("--head-precision and --embedding-precision are of a language model: give --llama too")
+	case o.Adapter == "" && o.BridgePrecision != "":
+		return fail("--bridge-precision: there is no bridge without --adapter")
+	case o.Exact && !p.Quantised() && !ep.Quantised() && !nn.Precision(o.HeadPrecision).Quantised() && o.BridgePrecision != string(nn.Int8) && o.BridgePrecision != string(bridge.Mixed):
 		return fail("--exact is of int8 and int4 weights, and there are none")
 	case o.Context < 0:
 		return fail("--context %d: it is a number of tokens", o.Context)
@@ -340,6 +356,7 @@ func (x *export) language() error {
 	if o.Precision, err = nn.ParsePrecision(x.Precision); err != nil {
 		return err
 	}
+	o.Head, o.Table = nn.Precision(x.HeadPrecision), nn.Precision(x.TablePrecision)
 	var adapter *checkpoint.Checkpoint
 	var over llama.Adapter // nil without an adapter
 	if x.Adapter != "" {
@@ -369,7 +386,11 @@ func (x *export) language() error {
 	if adapter == nil {
 		return nil
 	}
-	g, b, err := bridge.Build(base, adapter, d.AdaptedLayers)
+	bo := bridge.Options{Precision: nn.Precision(x.BridgePrecision), Exact: x.Exact}
+	if bo.Precision == "" && o.Precision.Quantised() {
+		bo.Precision = bridge.Mixed
+	}
+	g, b, err := bridge.Build(base, adapter, d.AdaptedLayers, bo)
 	if err != nil {
 		return fmt.Errorf("--adapter %s: %w", x.Adapter, err)
 	}

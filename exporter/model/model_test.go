@@ -50,21 +50,25 @@ func TestVerify(t *testing.T) {
 	tests := []struct {
 		name, adapter, precision, encoders string
 		exact                              bool
+		head, table, bridge                string
 		parts                              []string // that the report has
 	}{
-		{"fp32", "adapter-finetune.pth", "", "", false, []string{"encoder vision fp32", "vision_video", "encoder text fp32", "encoder audio fp32", "encoder depth fp32", "encoder thermal fp32", "encoder imu fp32", "encoder point fp32", "small_start0", "tokenizer", "bridge rmsnorm", "injection_after_wo", "decoder fp32", "image/alpaca"}},
-		{"legacy", "adapter-legacy.pth", "", "", false, []string{"bridge legacy", "legacy_image_cache/short"}},
-		{"pretrain", "adapter-pretrain.pth", "", "", false, []string{"pretrain_image/short"}},
-		{"fp16", "adapter-finetune.pth", "fp16", "fp16", false, []string{"decoder fp16", "encoder vision fp16"}},
-		{"int8", "adapter-finetune.pth", "int8", "int8", false, []string{"decoder int8", "encoder vision int8"}},
-		{"int8, exact", "adapter-finetune.pth", "int8", "int8", true, []string{"decoder int8"}},
-		{"int4", "adapter-finetune.pth", "int4", "", false, []string{"decoder int4"}},
-		{"int4, exact", "adapter-finetune.pth", "int4", "", true, []string{"decoder int4"}},
+		{"fp32", "adapter-finetune.pth", "", "", false, "", "", "", []string{"encoder vision fp32", "vision_video", "encoder text fp32", "encoder audio fp32", "encoder depth fp32", "encoder thermal fp32", "encoder imu fp32", "encoder point fp32", "small_start0", "tokenizer", "bridge rmsnorm", "injection_after_wo", "decoder fp32", "image/alpaca"}},
+		{"legacy", "adapter-legacy.pth", "", "", false, "", "", "", []string{"bridge legacy", "legacy_image_cache/short"}},
+		{"pretrain", "adapter-pretrain.pth", "", "", false, "", "", "", []string{"pretrain_image/short"}},
+		{"fp16", "adapter-finetune.pth", "fp16", "fp16", false, "", "", "", []string{"decoder fp16", "encoder vision fp16"}},
+		{"int8", "adapter-finetune.pth", "int8", "int8", false, "", "", "", []string{"decoder int8", "encoder vision int8"}},
+		{"int8, exact", "adapter-finetune.pth", "int8", "int8", true, "", "", "", []string{"decoder int8"}},
+		{"int4", "adapter-finetune.pth", "int4", "", false, "", "", "", []string{"decoder int4", "bridge rmsnorm mixed"}},
+		{"int4a", "adapter-finetune.pth", "int4a", "", false, "int4", "int4", "int8", []string{"decoder int4a", "bridge rmsnorm int8"}},
+		{"fp32, the rest smaller", "adapter-finetune.pth", "", "", false, "int8", "fp16", "fp16", []string{"decoder fp32", "bridge rmsnorm fp16"}},
+		{"int4, exact", "adapter-finetune.pth", "int4", "", true, "", "", "", []string{"decoder int4"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			o := tinyOptions(t, tt.adapter)
 			o.Precision, o.EncoderPrecision, o.Exact = tt.precision, tt.encoders, tt.exact
+			o.HeadPrecision, o.TablePrecision, o.BridgePrecision = tt.head, tt.table, tt.bridge
 			if err := Export(t.Context(), o, io.Discard); err != nil {
 				t.Fatal(err)
 			}

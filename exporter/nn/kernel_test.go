@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/x448/float16"
-
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/graph"
 	"imagebind-llm/exporter/onnx"
@@ -91,15 +89,14 @@ func rounded(x []float32) []float64 {
 	return out
 }
 
-// weightsOf is a matrix as the graph holds it, with the scales in half precision.
+// weightsOf is a matrix as the graph holds it.
 func weightsOf(w []float32, bits int) []float64 {
 	out := make([]float64, len(w))
 	var q [Block]uint8
 	for from := 0; from < len(w); from += Block {
-		scale := Quantise(q[:], w[from:from+Block], bits, false)
-		half := float64(float16.Fromfloat32(scale).Float32())
+		scale := float64(Quantise(q[:], w[from:from+Block], bits))
 		for i := range q {
-			out[from+i] = half * (float64(q[i]) - float64(int(1)<<(bits-1)))
+			out[from+i] = scale * (float64(q[i]) - float64(int(1)<<(bits-1)))
 		}
 	}
 	return out

@@ -15,48 +15,6 @@ import (
 	"imagebind-llm/internal/format"
 )
 
-// A Precision says how the large weights are stored, and what a graph computes in.
-type Precision string
-
-// The precisions. int8 and int4 weights are symmetric, in blocks of 32 along
-// the input; all else is float32 then.
-const (
-	FP32 Precision = "fp32"
-	FP16 Precision = "fp16"
-	Int8 Precision = "int8"
-	Int4 Precision = "int4"
-)
-
-// ParsePrecision returns the precision of that name; "" is fp32.
-func ParsePrecision(name string) (Precision, error) {
-	switch p := Precision(name); p {
-	case "":
-		return FP32, nil
-	case FP32, FP16, Int8, Int4:
-		return p, nil
-	}
-	return "", imagebind.Errorf(imagebind.Invalid, "precision %q: it is fp32, fp16, int8 or int4", name)
-}
-
-// Activations returns the type that a graph of that precision computes in.
-func (p Precision) Activations() onnx.DType {
-	if p == FP16 {
-		return onnx.Float16
-	}
-	return onnx.Float
-}
-
-// bits of a quantised weight; 0 for the float precisions.
-func (p Precision) bits() int {
-	switch p {
-	case Int8:
-		return 8
-	case Int4:
-		return 4
-	}
-	return 0
-}
-
 // A Linear is x·Wᵀ + b, or several of them on one x whose results lie side by
 // side (queries, keys and values): one product is faster than three.
 //
@@ -76,6 +34,9 @@ type Linear struct {
 	// Accuracy of the quantised product: 0 is exact, 4 rounds x to int8 in blocks
 	// of 32 and is 2 to 20 times faster on the CPU.
 	Accuracy int
+	// Table, where set, is the same matrix, whose Apply came before: where both
+	// store it alike, the file holds it once.
+	Table *Embedding
 }
 
 // Apply returns [.., Σ outᵢ] of x [.., in].
@@ -99,8 +60,8 @@ func (l Linear) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
 		}
 		y = g.MatMul(x, w)
 	} else {
-		q, s := l.quantised(g, x.DType(), bits, in, out)
-		y = g.MatMulNBits(x, q, s, out, bits, Block, l.Accuracy)
+		q, s, zeros := l.quantised(g, x.DType(), in, out)
+		y = g.MatMulNBits(x, q, s, zeros, out, bits, Block, l.Accuracy)
 	}
 	if l.hasBias() {
 		y = g.Add(y, l.bias(g, x.DType(), out))
@@ -190,17 +151,6 @@ func (l RMSNorm) Apply(g *graph.Graph, x *graph.Value) *graph.Value {
 // Skip returns the sum of x and residual, and that normalised, in one operator.
 func (l RMSNorm) Skip(g *graph.Graph, x, residual *graph.Value) (norm, sum *graph.Value) {
 	return g.SkipRMSNormalization(x, residual, Weight(g, l.Name+".weight", x.DType(), l.Weight, x.Dim(-1)), l.Eps)
-}
-
-// An Embedding is a table of rows.
-type Embedding struct {
-	Name   string
-	Weight format.Tensor // [V, D]
-}
-
-// Apply returns the rows [.., D] that ids [..] name, in type t (Float or Float16).
-func (l Embedding) Apply(g *graph.Graph, ids *graph.Value, t onnx.DType) *graph.Value {
-	return g.Gather(Weight(g, l.Name+".weight", t, l.Weight, l.Weight.Shape...), ids, 0)
 }
 
 // SiLU returns x·sigmoid(x); onnxruntime makes one operator of it.

@@ -103,14 +103,19 @@ func affine(x, w, b []float32, in int) []float32 {
 }
 
 // dequantised is what MatMulNBits takes the weight for.
-func dequantised(w []float32, in, bits int, half bool) []float32 {
+func dequantised(w []float32, in int, p Precision) []float32 {
 	out := slices.Clone(w)
 	q := make([]uint8, Block)
 	for row := range slices.Chunk(out, in) {
 		for block := range slices.Chunk(row, Block) {
-			scale := Quantise(q, block, bits, half)
+			scale, zero := float32(0), uint8(1)<<(p.bits()-1)
+			if p == Int4A {
+				scale, zero = QuantiseZero(q, block)
+			} else {
+				scale = Quantise(q, block, p.bits())
+			}
 			for i := range block {
-				block[i] = scale * (float32(q[i]) - float32(int(1)<<(bits-1)))
+				block[i] = scale * (float32(q[i]) - float32(zero))
 			}
 		}
 	}
@@ -133,10 +138,12 @@ func TestLinear(t *testing.T) {
 		}{
 			{FP32, 0, w, 3e-5},
 			{FP16, 0, w, 5e-2},
-			{Int8, 0, dequantised(w, in, 8, false), 3e-5},
-			{Int4, 0, dequantised(w, in, 4, false), 3e-5},
-			{Int8, 4, dequantised(w, in, 8, false), 0.5}, // x is rounded to 8 bits too
-			{Int4, 4, dequantised(w, in, 4, false), 0.5},
+			{Int8, 0, dequantised(w, in, Int8), 3e-5},
+			{Int4, 0, dequantised(w, in, Int4), 3e-5},
+			{Int4A, 0, dequantised(w, in, Int4A), 3e-5},
+			{Int8, 4, dequantised(w, in, Int8), 0.5}, // x is rounded to 8 bits too
+			{Int4, 4, dequantised(w, in, Int4), 0.5},
+			{Int4A, 4, dequantised(w, in, Int4A), 0.5},
 		} {
 			t.Run(fmt.Sprintf("%s, accuracy %d, %d wide", tt.Precision, tt.accuracy, in), func(t *testing.T) {
 				l := Linear{
@@ -161,7 +168,7 @@ func TestLinearHalfScales(t *testing.T) {
 	x, w := random(1, 4, 64), random(2, 8, 64)
 	l := Linear{Name: "l", Weight: []format.Tensor{w}, Precision: Int4}
 	got := apply(t, x, func(g *graph.Graph, x *graph.Value) *graph.Value { return l.Apply(g, g.Cast(x, onnx.Float16)) })
-	golden.Close(t, got.Floats, affine(floats(t, x), dequantised(floats(t, w), 64, 4, true), nil, 64), 5e-2)
+	golden.Close(t, got.Floats, affine(floats(t, x), dequantised(floats(t, w), 64, Int4), nil, 64), 5e-2)
 }
 
 // TestLinearHalf: a weight of half precision, stored so, acts as itself, and the
@@ -222,11 +229,11 @@ func TestQuantise(t *testing.T) {
 	for _, bits := range []int{4, 8} {
 		zero := float64(int(1) << (bits - 1))
 		for block := range slices.Chunk(w, Block) {
-			scale := float64(Quantise(q, block, bits, false))
+			scale := float64(Quantise(q, block, bits))
 			for i, x := range block {
 				back := scale * (float64(q[i]) - zero)
 				// Four bits end at +7 steps: what is opposite to the largest may lose a whole one.
-				limit := math.Abs(scale) * 0.5001
+				limit := math.Abs(scale) * 0.51 // a float16's rounding, 127 times
 				if bits == 4 && q[i] == 15 {
 					limit *= 2
 				}
@@ -234,7 +241,7 @@ func TestQuantise(t *testing.T) {
 					t.Fatalf("%d bits: %v became %v, step %v", bits, x, back, scale)
 				}
 			}
-			half := Quantise(q, block, bits, true)
+			half := float32(scale)
 			if half != float16.Fromfloat32(half).Float32() {
 				t.Fatalf("scale %v is no float16", half)
 			}
@@ -242,12 +249,12 @@ func TestQuantise(t *testing.T) {
 			for i := range stored {
 				stored[i] = half * float32(float64(q[i])-zero)
 			}
-			if s := Quantise(q2, stored, bits, true); s != half || !slices.Equal(q, q2) {
+			if s := Quantise(q2, stored, bits); s != half || !slices.Equal(q, q2) {
 				t.Fatalf("%d bits: quantised twice it differs: %v, %v", bits, s, half)
 			}
 		}
 	}
-	if s := Quantise(q[:3], make([]float32, 3), 4, false); s != 0 || !slices.Equal(q[:3], []uint8{8, 8, 8}) {
+	if s := Quantise(q[:3], make([]float32, 3), 4); s != 0 || !slices.Equal(q[:3], []uint8{8, 8, 8}) {
 		t.Errorf("zeros: %v, %v", s, q[:3])
 	}
 }
@@ -257,7 +264,8 @@ func TestPacking(t *testing.T) {
 	var b bytes.Buffer
 	values := make([]float32, 2*40)
 	values[0], values[1], values[39], values[40] = -8, 7, 4, -8
-	scales, err := writeQuantised(&b, tensor(values, 2, 40), 4, false)
+	m := matrix{tensors: []format.Tensor{tensor(values, 2, 40)}, precision: Int4}
+	got, err := m.write(&b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,8 +274,116 @@ func TestPacking(t *testing.T) {
 	if len(row) != 2*2*16 || row[0] != 0xf0 || row[1] != 0x88 || row[16+3] != 0x08 || row[16+15] != 0x88 || row[32] != 0x80 {
 		t.Errorf("packed as % x", row)
 	}
-	if !slices.Equal(scales, []float32{1, -0.5, 1, 0}) {
-		t.Errorf("scales are %v", scales)
+	if !slices.Equal(got.scales, []float32{1, -0.5, 1, 0}) || got.zeros != nil {
+		t.Errorf("scales are %v, zero points %v", got.scales, got.zeros)
+	}
+}
+
+// TestPackingZeros: a row of three blocks has its zero points in two bytes, and
+// the weights of the last block's end are 0.
+func TestPackingZeros(t *testing.T) {
+	var b bytes.Buffer
+	values := make([]float32, 70)
+	for i := range 15 {
+		values[i] = float32(i) + 1 // 0..15: zero point 0
+		values[32+i] = float32(-i) - 1
+	}
+	values[64], values[65] = -4, 11 // zero point 4
+	m := matrix{tensors: []format.Tensor{tensor(values, 1, 70)}, precision: Int4A}
+	got, err := m.write(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got.zeros, []byte{0xf0, 0x04}) || !slices.Equal(got.scales, []float32{1, 1, 1}) {
+		t.Errorf("zero points % x, scales %v", got.zeros, got.scales)
+	}
+	if row := b.Bytes(); len(row) != 48 || row[0] != 0x21 || row[15] != 0x00 || row[16] != 0xde || row[31] != 0xff || row[32] != 0xf0 || row[33] != 0x44 {
+		t.Errorf("packed as % x", row)
+	}
+}
+
+// TestQuantiseZero: half a step at most is lost, 0 stays 0, and what is on such a
+// grid already comes out as it was.
+func TestQuantiseZero(t *testing.T) {
+	q, again := make([]uint8, Block), make([]uint8, Block)
+	for block := range slices.Chunk(floats(t, random(8, 100, Block)), Block) {
+		block[5] = 0
+		scale, zero := QuantiseZero(q, block)
+		stored := make([]float32, Block)
+		for i, x := range block {
+			stored[i] = scale * (float32(q[i]) - float32(zero))
+			// Rounding the zero point moves either end by half a step more.
+			if limit := scale * 1.01; (q[i] > 0 && q[i] < 15 && math.Abs(float64(stored[i]-x)) > float64(scale)*0.51) || math.Abs(float64(stored[i]-x)) > float64(limit) {
+				t.Fatalf("%v became %v, step %v", x, stored[i], scale)
+			}
+		}
+		if stored[5] != 0 {
+			t.Fatalf("0 became %v", stored[5])
+		}
+		if slices.Contains(q, 0) && slices.Contains(q, 15) {
+			if s, z := QuantiseZero(again, stored); s != scale || z != zero || !slices.Equal(again, q) {
+				t.Fatalf("quantised twice it differs: %v and %v, %v and %v", s, scale, z, zero)
+			}
+		}
+	}
+	if s, z := QuantiseZero(q[:3], make([]float32, 3)); s != 0 || z != 0 || !slices.Equal(q[:3], []uint8{0, 0, 0}) {
+		t.Errorf("zeros: %v, %v, %v", s, z, q[:3])
+	}
+}
+
+// TestEmbedding: rows of every precision, some of them twice, of widths that are
+// and are not a multiple of a block.
+func TestEmbedding(t *testing.T) {
+	ids := []float32{3, 0, 9, 3, 1, 2}
+	for _, d := range []int{64, 80} {
+		w := random(5, 10, d)
+		for p, tol := range map[Precision]float64{FP32: 0, FP16: 2e-3, Int8: 0, Int4: 0} {
+			want, table := make([]float32, 0, 6*d), floats(t, w)
+			if p.Quantised() {
+				table = dequantised(table, d, p)
+			}
+			for _, id := range ids {
+				want = append(want, table[int(id)*d:(int(id)+1)*d]...)
+			}
+			got := apply(t, tensor(ids, 2, 3), func(g *graph.Graph, x *graph.Value) *graph.Value {
+				e := &Embedding{Name: "e", Weight: w, Precision: p}
+				return e.Apply(g, g.Cast(x, onnx.Int64), onnx.Float)
+			})
+			if !slices.Equal(got.Shape, []int{2, 3, d}) {
+				t.Fatalf("%s: shape is %v", p, got.Shape)
+			}
+			golden.Close(t, got.Floats, want, tol)
+		}
+	}
+}
+
+// TestTied: a head that is the table is stored with it where both are stored
+// alike and rows fill their blocks.
+func TestTied(t *testing.T) {
+	for _, tt := range []struct {
+		d           int
+		table, head Precision
+		once        bool
+	}{{64, Int8, Int8, true}, {64, Int4, Int4, true}, {80, Int8, Int8, false}, {64, Int8, Int4, false}, {64, FP16, Int8, false}} {
+		w, x := random(5, 1000, tt.d), random(6, 3, tt.d)
+		var bytes int64
+		got := apply(t, x, func(g *graph.Graph, x *graph.Value) *graph.Value {
+			e := &Embedding{Name: "e", Weight: w, Precision: tt.table}
+			zero := g.Const(onnx.Float, 0)
+			rows := e.Apply(g, g.Cast(g.Mul(g.Slice(x, 1, 0, 1), zero), onnx.Int64), onnx.Float)
+			head := Linear{Name: "h", Weight: []format.Tensor{w}, Precision: tt.head, Table: e}
+			y := head.Apply(g, g.Add(x, g.Mul(g.Reshape(rows, -1, tt.d), zero)))
+			for _, w := range g.Tensors() {
+				bytes += w.Bytes
+			}
+			return y
+		})
+		golden.Close(t, got.Floats, affine(floats(t, x), dequantised(floats(t, w), tt.d, tt.head), nil, tt.d), 3e-5)
+		blocks := int64(1000 * ((tt.d + Block - 1) / Block))
+		once := blocks * int64(Block*tt.head.bits()/8+4)
+		if tt.once != (bytes < once+once/2) {
+			t.Errorf("%+v: %d bytes, a matrix has %d", tt, bytes, once)
+		}
 	}
 }
 
@@ -360,7 +476,7 @@ func TestEmbeddingAndSiLU(t *testing.T) {
 	table := random(1, 9, 4)
 	ids := tensor([]float32{8, 0, 3}, 3)
 	got := apply(t, ids, func(g *graph.Graph, x *graph.Value) *graph.Value {
-		return SiLU(g, Embedding{Name: "e", Weight: table}.Apply(g, g.Cast(x, onnx.Int64), onnx.Float))
+		return SiLU(g, (&Embedding{Name: "e", Weight: table}).Apply(g, g.Cast(x, onnx.Int64), onnx.Float))
 	})
 	v := floats(t, table)
 	want := slices.Concat(v[32:], v[:4], v[12:16])
@@ -435,7 +551,7 @@ func attend(t *testing.T, dst, qkv []float32, causal, extra bool, bk, bv format.
 }
 
 func TestParsePrecision(t *testing.T) {
-	for name, want := range map[string]Precision{"": FP32, "fp32": FP32, "fp16": FP16, "int8": Int8, "int4": Int4} {
+	for name, want := range map[string]Precision{"": FP32, "fp32": FP32, "fp16": FP16, "int8": Int8, "int4": Int4, "int4a": Int4A} {
 		if p, err := ParsePrecision(name); p != want || err != nil {
 			t.Errorf("%q: %v, %v", name, p, err)
 		}
@@ -470,7 +586,8 @@ func BenchmarkTransposedHalf(b *testing.B) {
 
 func BenchmarkInt4(b *testing.B) {
 	benchmarkWrite(b, func(w io.Writer, t format.Tensor) error {
-		_, err := writeQuantised(w, t, 4, false)
+		m := matrix{tensors: []format.Tensor{t}, precision: Int4}
+		_, err := m.write(w)
 		return err
 	})
 }

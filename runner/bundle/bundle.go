@@ -79,6 +79,9 @@ type Bridge struct {
 	Width   int    `json:"width"`
 	Layers  int    `json:"adapted_layers"` // La: the last La layers of the decoder
 	Variant string `json:"variant"`        // rmsnorm, legacy
+	// Precision of the large matrices; where empty, float32 and, of the base
+	// model's, what they were stored in.
+	Precision string `json:"precision,omitempty"`
 }
 
 // A Decoder is LLaMA with LoRA, biases and norms merged.
@@ -105,8 +108,12 @@ type Decoder struct {
 	Context       int     `json:"context"`        // tokens, prompt and answer together; rows of the rotary tables
 	AdaptedLayers int     `json:"adapted_layers"` // La
 	Precision     string  `json:"precision"`
-	KVType        string  `json:"kv_type"`   // float32, float16
-	Tokenizer     string  `json:"tokenizer"` // tokenizer.model or tokenizer.json
+	// HeadPrecision and TablePrecision are those of the output head and of the
+	// embedding table, where the bundle says so.
+	HeadPrecision  string `json:"head_precision,omitempty"`
+	TablePrecision string `json:"embedding_precision,omitempty"`
+	KVType         string `json:"kv_type"`   // float32, float16
+	Tokenizer      string `json:"tokenizer"` // tokenizer.model or tokenizer.json
 	// BOS and Stop are token ids: what a prompt begins with (-1 for none), and
 	// what ends an answer.
 	BOS  int   `json:"bos"`
