@@ -6,9 +6,9 @@ package ort
 import "C"
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"unsafe"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -140,7 +140,10 @@ func (a *Arena) copyTo(offset int, src Value) error {
 		return err
 	}
 	defer Destroy(to)
-	return a.device.copier.Run(context.Background(), []Value{src}, []Value{to})
+	f := frame{[]handle{src.ort().value}, []handle{to.ort().value}}
+	err = a.device.copier.run(0, &f)
+	runtime.KeepAlive(src)
+	return err
 }
 
 func (a *Arena) inside(what string, offset, n int) {
