@@ -90,13 +90,19 @@ func rounded(x []float32) []float64 {
 }
 
 // weightsOf is a matrix as the graph holds it.
-func weightsOf(w []float32, bits int) []float64 {
+func weightsOf(w []float32, p Precision) []float64 {
 	out := make([]float64, len(w))
 	var q [Block]uint8
 	for from := 0; from < len(w); from += Block {
-		scale := float64(Quantise(q[:], w[from:from+Block], bits))
+		var scale float32
+		zero := uint8(1 << (p.bits() - 1))
+		if p == Int4A {
+			scale, zero = QuantiseZero(q[:], w[from:from+Block])
+		} else {
+			scale = Quantise(q[:], w[from:from+Block], p.bits())
+		}
 		for i := range q {
-			out[from+i] = scale * (float64(q[i]) - float64(int(1)<<(bits-1)))
+			out[from+i] = float64(scale) * (float64(q[i]) - float64(zero))
 		}
 	}
 	return out
@@ -105,7 +111,7 @@ func weightsOf(w []float32, bits int) []float64 {
 // TestKernelMatMul: products, with and without a bias, of every number of rows
 // that has a path of its own, and of widths that end within a tile.
 func TestKernelMatMul(t *testing.T) {
-	for _, bits := range []Precision{Int4, Int8} {
+	for _, bits := range []Precision{Int4, Int4A, Int8} {
 		for _, size := range []struct{ rows, in, out int }{{1, 64, 8}, {2, 32, 24}, {3, 96, 20}, {4, 64, 3}, {5, 160, 40}, {70, 64, 48}, {1, 576, 1100}, {9, 4096, 16}} {
 			for _, bias := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s %v bias %v", bits, size, bias), func(t *testing.T) {
@@ -118,7 +124,7 @@ func TestKernelMatMul(t *testing.T) {
 					if n != 1 {
 						t.Fatalf("%d operators of ours", n)
 					}
-					xs, ws, bs := floats(t, x), weightsOf(floats(t, w), bits.bits()), floats(t, b)
+					xs, ws, bs := floats(t, x), weightsOf(floats(t, w), bits), floats(t, b)
 					want := make([]float32, size.rows*size.out)
 					for i := range size.rows {
 						row := rounded(xs[i*size.in : (i+1)*size.in])
@@ -144,7 +150,7 @@ func TestKernelMatMul(t *testing.T) {
 
 // TestKernelRows: a row's result does not depend on the rows beside it.
 func TestKernelRows(t *testing.T) {
-	for _, bits := range []Precision{Int4, Int8} {
+	for _, bits := range []Precision{Int4, Int4A, Int8} {
 		x, w := random(1, 11, 96), random(2, 40, 96)
 		l := Linear{Name: "w", Weight: []format.Tensor{w}, Precision: bits, Accuracy: 4}
 		layer := func(g *graph.Graph, x *graph.Value) []*graph.Value { return []*graph.Value{l.Apply(g, x)} }
@@ -160,7 +166,7 @@ func TestKernelRows(t *testing.T) {
 // where the halves are used elsewhere too, it is not.
 func TestKernelGate(t *testing.T) {
 	x, w1, w3 := random(1, 6, 64), random(2, 27, 64), random(3, 27, 64)
-	for _, bits := range []Precision{Int4, Int8} {
+	for _, bits := range []Precision{Int4, Int4A, Int8} {
 		for _, bias := range []bool{false, true} {
 			for _, shared := range []bool{false, true} {
 				linear := func(name string, w format.Tensor) Linear {

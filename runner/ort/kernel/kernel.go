@@ -10,7 +10,7 @@ package kernel
 
 /*
 #cgo CFLAGS: -O3
-#cgo LDFLAGS: -lm
+#cgo LDFLAGS: -lm -lpthread
 #include "kernel.h"
 #include "op.h"
 */

@@ -14,11 +14,12 @@ enum {
 };
 
 // A matrix is [n, k] weights of 4 or 8 bits, packed in tiles. A tile's block is
-// 8 half-precision scales, one a column, then 4 weights of column 0, 4 of column
-// 1 … for each of the 8 quads of a block; with 4 bits, quad i in the low nibbles
-// and quad i + 4 in the high ones.
+// 8 half-precision scales, one a column; with zeros 8 zero points; then 4 weights
+// of column 0, 4 of column 1 … for each of the 8 quads of a block; with 4 bits,
+// quad i in the low nibbles and quad i + 4 in the high ones.
 struct matrix {
 	int n, k, bits;
+	int zeros; // whether blocks have zero points: with 4 bits only
 	uint8_t *packed;
 	float *bias; // [n], and zeros to the end of the last tile; NULL: none
 };
@@ -27,10 +28,10 @@ struct matrix {
 int kernel_supported(void);
 
 // kernel_pack packs what MatMulNBits takes: q [n, blocks, 32*bits/8], low nibble
-// first, and scales [n, blocks]; the zero points are 8 and 128. bias [n] may be
-// NULL. It returns 0, 1 for no memory, 2 for scales beyond half precision; the
+// first, scales [n, blocks], and where w->zeros the zero points [n, blocks/2], low
+// nibble first; else they are 8 and 128. bias [n] may be NULL. It returns 0, 1 for no memory, 2 for scales beyond half precision; the
 // matrix is to be freed in any case.
-int kernel_pack(struct matrix *w, const uint8_t *q, const float *scales, const float *bias);
+int kernel_pack(struct matrix *w, const uint8_t *q, const float *scales, const uint8_t *zeros, const float *bias);
 void kernel_free(struct matrix *w);
 
 int kernel_tiles(const struct matrix *w);

@@ -1,6 +1,9 @@
 package kernel
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // swap returns our operator that computes what n does, or nil. Nodes that it
 // takes in are gone then. It is called in the graph's order: what n depends on
@@ -30,10 +33,27 @@ func (n *node) is(op string, inputs int) bool {
 }
 
 // quantised reports whether n is a product that the kernels compute: weights of
-// 4 or 8 bits in blocks of 32 without zero points, and x rounded to 8 bits.
+// 4 or 8 bits in blocks of 32, those of 4 perhaps with zero points, and x rounded
+// to 8 bits.
 func (g *graph) quantised(n *node) bool {
-	return n.op == "MatMulNBits" && n.domain == microsoft && len(n.in) == 3 && len(n.out) == 1 && (n.ints["bits"] == 4 || n.ints["bits"] == 8) &&
-		n.ints["block_size"] == 32 && n.ints["accuracy_level"] == 4 && g.types[n.in[1]] == typeUint8 && g.types[n.in[2]] == typeFloat
+	if n.op != "MatMulNBits" || n.domain != microsoft || len(n.out) != 1 || n.ints["block_size"] != 32 || n.ints["accuracy_level"] != 4 {
+		return false
+	}
+	switch bits := n.ints["bits"]; len(n.in) {
+	case 3:
+		return (bits == 4 || bits == 8) && g.types[n.in[1]] == typeUint8 && g.types[n.in[2]] == typeFloat
+	case 4:
+		return bits == 4 && g.types[n.in[1]] == typeUint8 && g.types[n.in[2]] == typeFloat && g.types[n.in[3]] == typeUint8
+	}
+	return false
+}
+
+// named returns an operator's name for a product like n.
+func named(op string, n *node) string {
+	if len(n.in) == 4 {
+		return op + "Zeros"
+	}
+	return op
 }
 
 // only returns the one user of a value, or nil where there are more or none.
@@ -71,9 +91,9 @@ func (g *graph) result(n *node) (last *node, bias string) {
 
 func (g *graph) matmul(n *node) *node {
 	last, bias := g.result(n)
-	ours := &node{op: "MatMul", domain: Domain, in: n.in, out: last.out, ints: n.ints}
+	ours := &node{op: named("MatMul", n), domain: Domain, in: slices.Clone(n.in), out: last.out, ints: n.ints}
 	if bias != "" {
-		ours.in = append(ours.in[:3:3], bias)
+		ours.in = append(ours.in, bias)
 		last.gone = true
 	}
 	return ours
@@ -124,7 +144,7 @@ func (g *graph) gateOf(n *node) (gate, bool) {
 			x.w, x.wBias = g.product(a)
 			x.up, x.upBias = g.product(n.in[1-i])
 			if x.w == nil || x.up == nil || x.w == x.up || g.only(n.in[1-i]) != n || (x.wBias == "") != (x.upBias == "") ||
-				x.w.in[0] != x.up.in[0] || !maps.Equal(x.w.ints, x.up.ints) {
+				x.w.in[0] != x.up.in[0] || len(x.w.in) != len(x.up.in) || !maps.Equal(x.w.ints, x.up.ints) {
 				continue
 			}
 			return x, true
@@ -158,8 +178,7 @@ func (g *graph) gated(n *node) *node {
 	if !ok {
 		return nil
 	}
-	ours := &node{op: "GatedMatMul", domain: Domain, out: n.out, ints: x.w.ints,
-		in: []string{x.w.in[0], x.w.in[1], x.w.in[2], x.up.in[1], x.up.in[2]}}
+	ours := &node{op: named("GatedMatMul", x.w), domain: Domain, in: slices.Concat(x.w.in, x.up.in[1:]), out: n.out, ints: x.w.ints}
 	if x.wBias != "" {
 		ours.in = append(ours.in, x.wBias, x.upBias)
 	}

@@ -78,9 +78,10 @@ static status parallel(ptr context, void (*f)(void *, size_t), size_t n, void *d
 
 // MatMul(x [.., k], q, scales, bias?) is x times the transpose of a matrix
 // [n, k], plus bias; GatedMatMul(x, q, scales, q, scales, bias?, bias?) is silu of
-// that times another's.
+// that times another's. Those with Zeros have zero points behind the scales.
 struct matmul {
 	int matrices;
+	int zeros;
 	struct matrix w[2];
 };
 
@@ -100,18 +101,20 @@ static status matmul_load(struct matmul *m, ptr info) {
 	size_t inputs;
 	TRY(CALL(KernelInfo_GetInputCount, status, (ptr, size_t *))(info, &inputs));
 	for (int i = 0; i < m->matrices; i++) {
-		struct tensor q, scales, bias = {0};
-		size_t at = 1 + 2 * m->matrices + i;
-		if (at < inputs) {
-			TRY(constant(info, at, &bias));
+		struct tensor q, scales, zeros = {0}, bias = {0};
+		size_t each = 2 + m->zeros, last = 1 + each * m->matrices + i;
+		if (last < inputs) {
+			TRY(constant(info, last, &bias));
 			if (bias.width != n) return fail("a bias has not the size of its matrix");
 		}
-		TRY(constant(info, 1 + 2 * i, &q));
-		TRY(constant(info, 2 + 2 * i, &scales));
-		if (q.rows * q.width != n * blocks * BLOCK * bits / 8 || scales.rows * scales.width != n * blocks)
+		TRY(constant(info, 1 + each * i, &q));
+		TRY(constant(info, 2 + each * i, &scales));
+		if (m->zeros) TRY(constant(info, 3 + each * i, &zeros));
+		if (q.rows * q.width != n * blocks * BLOCK * bits / 8 || scales.rows * scales.width != n * blocks ||
+		    (m->zeros && zeros.rows * zeros.width != n * ((blocks + 1) / 2)))
 			return fail("a quantised matrix has not the size that its attributes say");
-		m->w[i] = (struct matrix){.n = (int)n, .k = (int)k, .bits = (int)bits};
-		switch (kernel_pack(&m->w[i], q.data, scales.data, bias.data)) {
+		m->w[i] = (struct matrix){.n = (int)n, .k = (int)k, .bits = (int)bits, .zeros = m->zeros};
+		switch (kernel_pack(&m->w[i], q.data, scales.data, zeros.data, bias.data)) {
 		case 1: return fail("no memory for a quantised matrix");
 		case 2: return fail("a quantised matrix has a scale beyond half precision");
 		}
@@ -119,18 +122,23 @@ static status matmul_load(struct matmul *m, ptr info) {
 	return NULL;
 }
 
-static status matmul_make(ptr info, int matrices, void **kernel) {
+static status matmul_make(ptr info, int matrices, int zeros, void **kernel) {
 	struct matmul *m = calloc(1, sizeof *m);
 	if (!m) return fail("no memory");
 	m->matrices = matrices;
+	m->zeros = zeros;
 	status s = matmul_load(m, info);
 	if (s) matmul_destroy(m);
 	else *kernel = m;
 	return s;
 }
 
-static status matmul_create(const void *op, const void *table, ptr info, void **kernel) { return matmul_make(info, 1, kernel); }
-static status gated_create(const void *op, const void *table, ptr info, void **kernel) { return matmul_make(info, 2, kernel); }
+#define MATMUL_CREATE(name, matrices, zeros) \
+	static status name(const void *op, const void *table, ptr info, void **kernel) { return matmul_make(info, matrices, zeros, kernel); }
+MATMUL_CREATE(matmul_create, 1, 0)
+MATMUL_CREATE(matmul_zeros_create, 1, 1)
+MATMUL_CREATE(gated_create, 2, 0)
+MATMUL_CREATE(gated_zeros_create, 2, 1)
 
 struct matmul_run {
 	const struct matmul *m;
@@ -248,31 +256,33 @@ enum { FLOAT = 1, UINT8 = 2 }; // ONNXTensorElementDataType
 
 static const char *op_name(const struct op *o) { return o->called; }
 static const char *op_provider(const struct op *o) { return NULL; } // the CPU
-static int op_input_type(const struct op *o, size_t i) { return i % 2 && i < 2 * o->matrices ? UINT8 : FLOAT; }
+static int op_input_type(const struct op *o, size_t i) { return i > 0 && i <= o->each * o->matrices && (i - 1) % o->each != 1 ? UINT8 : FLOAT; }
 static size_t op_inputs(const struct op *o) { return o->ins; }
 static int op_output_type(const struct op *o, size_t i) { return FLOAT; }
 static size_t op_outputs(const struct op *o) { return o->outs; }
-static int op_input_kind(const struct op *o, size_t i) { return o->matrices && i > 2 * o->matrices; } // 1: optional
+static int op_input_kind(const struct op *o, size_t i) { return o->matrices && i > o->each * o->matrices; } // 1: optional
 static int op_output_kind(const struct op *o, size_t i) { return 0; }
 static int op_memory(const struct op *o, size_t i) { return 0; }
 static int op_zero(const struct op *o) { return 0; }
 static int op_first(const struct op *o) { return 1; }
 static int op_last(const struct op *o) { return 1; }
 
-#define OP(what, in, out, count, prefix_create, prefix)                                                                     \
+#define OP(what, in, out, count, weights, prefix_create, prefix)                                                                     \
 	{                                                                                                                          \
 		.version = 17, .name = op_name, .provider = op_provider, .input_type = op_input_type, .inputs = op_inputs,               \
 		.output_type = op_output_type, .outputs = op_outputs, .destroy = prefix##_destroy, .input_kind = op_input_kind,            \
 		.output_kind = op_output_kind, .input_memory = op_memory, .input_arity = op_zero, .input_alike = op_zero,                   \
 		.output_arity = op_zero, .output_alike = op_zero, .create2 = prefix_create, .compute2 = prefix##_compute,                \
-		.first_version = op_first, .last_version = op_last, .called = what, .ins = in, .outs = out, .matrices = count,          \
+		.first_version = op_first, .last_version = op_last, .called = what, .ins = in, .outs = out, .matrices = count, .each = weights,          \
 	}
 
 static struct op ops[] = {
-    OP("MatMul", 4, 1, 1, matmul_create, matmul),
-    OP("GatedMatMul", 7, 1, 2, gated_create, matmul),
-    OP("Norm", 2, 1, 0, norm_create, norm),
-    OP("SkipNorm", 3, 2, 0, skip_create, norm),
+    OP("MatMul", 4, 1, 1, 2, matmul_create, matmul),
+    OP("MatMulZeros", 5, 1, 1, 3, matmul_zeros_create, matmul),
+    OP("GatedMatMul", 7, 1, 2, 2, gated_create, matmul),
+    OP("GatedMatMulZeros", 9, 1, 2, 3, gated_zeros_create, matmul),
+    OP("Norm", 2, 1, 0, 0, norm_create, norm),
+    OP("SkipNorm", 3, 2, 0, 0, skip_create, norm),
 };
 
 uintptr_t op_register(uintptr_t table, uintptr_t options) {

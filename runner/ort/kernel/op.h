@@ -51,7 +51,7 @@ struct op {
 
 	const char *called;
 	size_t ins, outs;
-	size_t matrices; // inputs 1, 3 are bytes, as many; those behind the scales are optional
+	size_t matrices, each; // of each: bytes, floats and, of three, bytes; a bias for each may follow
 };
 
 // op_register adds the operators of this package to session options. api is the
