@@ -363,7 +363,7 @@ func (o *options) open() (*pipeline.Pipeline, *server.Server, error) {
 
 func (o *options) serve(ctx context.Context) (err error) {
 	config.Log(o)
-	p, s, err := o.open()
+	p, s, err := o.open() //nolint:contextcheck // the decoder's schedule outlives every request
 	if err != nil {
 		return err
 	}
