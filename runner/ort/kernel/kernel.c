@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #include <math.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
@@ -71,7 +72,7 @@ AVX2 static void *pack(void *arg) {
 }
 
 int kernel_pack(struct matrix *w, const uint8_t *q, const float *scales, const uint8_t *zeros, const float *bias) {
-	enum { THREADS = 8 };
+	enum { THREADS = 8, HUGE_PAGE = 2 << 20 };
 	size_t tiles = kernel_tiles(w), bytes = tiles * blocks_of(w->k) * step_of(w->bits, w->zeros);
 	w->packed = NULL;
 	w->bias = NULL;
@@ -79,7 +80,11 @@ int kernel_pack(struct matrix *w, const uint8_t *q, const float *scales, const u
 		if (!(w->bias = calloc(tiles * COLUMNS, sizeof(float)))) return 1;
 		memcpy(w->bias, bias, w->n * sizeof(float));
 	}
-	if (posix_memalign((void **)&w->packed, 64, bytes)) return 1;
+	size_t page = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
+	if (posix_memalign((void **)&w->packed, page, bytes)) return 1;
+#ifdef MADV_HUGEPAGE
+	if (page == HUGE_PAGE) madvise(w->packed, bytes, MADV_HUGEPAGE); // fewer faults and address look-ups; no matter if refused
+#endif
 	// The weights may not have been read from the disk yet: several readers are
 	// faster there too.
 	long n = bytes < 1 << 20 ? 1 : sysconf(_SC_NPROCESSORS_ONLN);
