@@ -162,6 +162,21 @@ func TestKernelRows(t *testing.T) {
 	}
 }
 
+// TestKernelNaN: what is no number does not become one, and stays in its row.
+func TestKernelNaN(t *testing.T) {
+	values := floats(t, random(1, 3, 64))
+	values[64+40] = float32(math.NaN())
+	for _, bits := range []Precision{Int4, Int4A, Int8} {
+		l := Linear{Name: "w", Weight: []format.Tensor{random(2, 9, 64)}, Precision: bits, Accuracy: 4}
+		_, ours, _ := both(t, tensor(values, 3, 64), func(g *graph.Graph, x *graph.Value) []*graph.Value { return []*graph.Value{l.Apply(g, x)} })
+		for i, v := range ours[0].Floats {
+			if math.IsNaN(float64(v)) != (i/9 == 1) {
+				t.Fatalf("%s: value %d of row %d is %v", bits, i%9, i/9, v)
+			}
+		}
+	}
+}
+
 // TestKernelGate: silu(x·w1)·(x·w3), as LLaMA's layers have it, is one operator;
 // where the halves are used elsewhere too, it is not.
 func TestKernelGate(t *testing.T) {

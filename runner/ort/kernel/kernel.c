@@ -126,7 +126,9 @@ AVX2 void kernel_quantise(uint8_t *dst, const float *x, int k) {
 		h = _mm_max_ps(h, _mm_movehl_ps(h, h));
 		h = _mm_max_ss(h, _mm_shuffle_ps(h, h, 1));
 		float most = _mm_cvtss_f32(h);
-		to->scale = most / 127;
+		__m256 nan = _mm256_or_ps(_mm256_or_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q), _mm256_cmp_ps(b, b, _CMP_UNORD_Q)),
+		                          _mm256_or_ps(_mm256_cmp_ps(c, c, _CMP_UNORD_Q), _mm256_cmp_ps(d, d, _CMP_UNORD_Q)));
+		to->scale = _mm256_movemask_ps(nan) ? NAN : most / 127; // what is broken stays visible
 		__m256 f = _mm256_set1_ps(most > 0 ? 127 / most : 0);
 		__m256i p = _mm256_cvtps_epi32(_mm256_mul_ps(a, f)), q = _mm256_cvtps_epi32(_mm256_mul_ps(b, f));
 		__m256i r = _mm256_cvtps_epi32(_mm256_mul_ps(c, f)), s = _mm256_cvtps_epi32(_mm256_mul_ps(d, f));
