@@ -62,7 +62,7 @@ func readBlocks(t *tensors, prefix string, names blockNames, info Info, o Option
 	for i := range info.Layers {
 		p := fmt.Sprintf("%s%d.", prefix, i)
 		linear := func(name, weight, bias string, out, in int) nn.Linear {
-			l := nn.Linear{Name: name, Precision: o.Precision, Accuracy: accuracy, Weight: []format.Tensor{t.get(p+weight, out, in)}}
+			l := nn.Linear{Name: name, Precision: o.Precision, Columns: o.Precision == nn.Int8, Accuracy: accuracy, Weight: []format.Tensor{t.get(p+weight, out, in)}}
 			if bias != "" {
 				l.Bias = []format.Tensor{t.get(p+bias, out)}
 			}
@@ -83,25 +83,43 @@ func readBlocks(t *tensors, prefix string, names blockNames, info Info, o Option
 	return list
 }
 
-// apply runs the blocks on x [N, T, D]; pos [N, T, D], where there is one, is
-// added before each. A block's last sum and the next one's norm are one operator.
-func (bs blocks) apply(g *graph.Graph, x, pos *graph.Value) *graph.Value {
-	y := pos // what is still to be added to x; nil for nothing
+// apply runs the blocks on x [N, T, D] and returns [N, T, D], or where pool is
+// not nil pool's [N, D] of it; pos [N, T, D], where there is one, is added before
+// each. Tokens are rows [N·T, D], so that a product and its bias are one operator,
+// and sums and norms are two: onnxruntime's one operator for both takes five
+// times as long on the CPU. What the last block does after its attention is for
+// the pooled token only.
+func (bs blocks) apply(g *graph.Graph, x, pos *graph.Value, pool func(*graph.Value) *graph.Value) *graph.Value {
+	tokens, d := x.Dim(1), x.Dim(2)
+	rows := func(x *graph.Value) *graph.Value { return g.Reshape(x, -1, d) }
+	x = rows(x)
+	if pos != nil {
+		pos = rows(pos)
+	}
 	for i, b := range bs {
 		g.In(fmt.Sprintf("blocks.%d", i), func() {
-			if i > 0 && pos != nil {
-				y = g.Add(y, pos)
+			if pos != nil {
+				x = g.Add(x, pos)
 			}
-			var n *graph.Value
-			if y == nil {
-				n = b.norm1.Apply(g, x)
-			} else {
-				n, x = b.norm1.Skip(g, y, x)
-			}
-			g.In("attn", func() { y = b.attn.Apply(g, n) })
-			n, x = b.norm2.Skip(g, y, x)
-			g.In("mlp", func() { y = b.fc2.Apply(g, g.Gelu(b.fc1.Apply(g, n))) })
+			y := b.norm1.Apply(g, x)
+			g.In("attn", func() {
+				y = b.attn.Attend(g, y, "N", tokens)
+				if pool != nil && i == len(bs)-1 {
+					y, x = pool(y), pool(g.Reshape(x, "N", tokens, d))
+				} else {
+					y = rows(y)
+				}
+				x = g.Add(x, nn.Products(g, y, b.attn.Out)[0])
+			})
+			y = b.norm2.Apply(g, x)
+			g.In("mlp", func() {
+				y = nn.Products(g, y, b.fc1)[0]
+				x = g.Add(x, nn.Products(g, g.Gelu(y), b.fc2)[0])
+			})
 		})
 	}
-	return g.Add(y, x)
+	if pool != nil {
+		return x
+	}
+	return g.Reshape(x, "N", tokens, d)
 }

@@ -104,7 +104,7 @@ func (x *groups) features(g *graph.Graph, input *graph.Value, float onnx.DType, 
 	}
 	tokens, pos = g.Concat(1, one("cls", x.cls), tokens), g.Concat(1, one("cls_pos", x.clsPos), pos)
 
-	out := x.norm.Apply(g, x.blocks.apply(g, tokens, pos))
+	out := x.norm.Apply(g, x.blocks.apply(g, tokens, pos, nil))
 	rest := g.Reshape(g.ReduceMax(g.Slice(out, 1, 1, count+1), 1), "N", x.d)
 	feature := g.Concat(1, g.First(out, 1), rest)
 	projected := g.MatMul(feature, nn.Weight(g, "projection", float, x.projection, x.projection.Shape...))

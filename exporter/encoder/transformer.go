@@ -86,9 +86,11 @@ func (x *transformer) features(g *graph.Graph, input *graph.Value, float onnx.DT
 	if x.pre != nil {
 		v = x.pre.Apply(g, v)
 	}
-	v = x.blocks.apply(g, v, nil)
 	if taps {
+		v = x.blocks.apply(g, v, nil, nil)
 		g.Output("trunk", g.Cast(v, onnx.Float))
+		return x.stem.pool(g, input, v)
 	}
-	return x.stem.pool(g, input, v) // the head's norm is of one token: pooling first is the same
+	// The head's norm is of one token: pooling before it is the same.
+	return x.blocks.apply(g, v, nil, func(v *graph.Value) *graph.Value { return x.stem.pool(g, input, v) })
 }

@@ -2,6 +2,8 @@ package graph
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 
 	"imagebind-llm/exporter/onnx"
 )
@@ -85,7 +87,8 @@ func with(shape []Dim, axis int, d Dim) []Dim {
 
 func last(v *Value) Dim { return v.shape[len(v.shape)-1] }
 
-// An extent is the product of dimensions: a number times names, sorted.
+// An extent is the product of dimensions: a number times names, sorted. The
+// name N*257 is N times 257.
 type extent struct {
 	n     int
 	names []string
@@ -94,10 +97,16 @@ type extent struct {
 func product(shape []Dim) extent {
 	e := extent{n: 1}
 	for _, d := range shape {
-		if d.Name != "" {
-			e.names = append(e.names, d.Name)
-		} else {
+		if d.Name == "" {
 			e.n *= d.N
+			continue
+		}
+		for name := range strings.SplitSeq(d.Name, "*") {
+			if n, err := strconv.Atoi(name); err == nil {
+				e.n *= n
+			} else {
+				e.names = append(e.names, name)
+			}
 		}
 	}
 	slices.Sort(e.names)

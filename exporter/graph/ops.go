@@ -483,19 +483,6 @@ func (g *Graph) LayerNormalization(x, w, b *Value, eps float64) *Value {
 	return g.Op("", "LayerNormalization", []*Value{x, w, b}, Out{x.dtype, x.shape}, Int("axis", -1), Flt("epsilon", eps))[0]
 }
 
-// SkipLayerNormalization returns sum = x + skip and its LayerNormalization
-// (com.microsoft). The shapes of x and skip are equal.
-func (g *Graph) SkipLayerNormalization(x, skip, w, b *Value, eps float64) (norm, sum *Value) {
-	g.begin("SkipLayerNormalization", x, skip, w, b)
-	g.sameType(x, skip, w, b)
-	g.shape(skip, x.shape...)
-	g.shape(w, last(x))
-	g.shape(b, last(x))
-	o := Out{x.dtype, x.shape}
-	outs := g.OpN(onnx.Microsoft, "SkipLayerNormalization", []*Value{x, skip, w, b}, []Out{o, {}, {}, o}, Flt("epsilon", eps))
-	return outs[0], outs[3]
-}
-
 // RMSNormalization returns x/√(mean x² + eps) · w (onnxruntime's
 // SimplifiedLayerNormalization, which it keeps in the default domain).
 func (g *Graph) RMSNormalization(x, w *Value, eps float64) *Value {
