@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ -n "$rows" ] || rows=all
-case " $rows " in *" all "*) rows="decode serve join wide overhead cold files" ;; esac
+case " $rows " in *" all "*) rows="decode serve join wide overhead encoders cold files" ;; esac
 
 measured=
 for row in $rows; do

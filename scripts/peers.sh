@@ -17,7 +17,7 @@ dir=${PEERS_DIR:-.cache/peers}
 python=${PEERS_PYTHON:-python3}
 llama_version=11434.0.0
 smol_version=0.1.2
-torch_version=2.9.1
+torch_version=2.15.0
 mkdir -p "$dir"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

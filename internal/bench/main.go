@@ -33,6 +33,7 @@ var rows = []row{
 	{"join", "time between two tokens of running answers while a long prompt joins, beside llama-server", (*env).join},
 	{"wide", "a decoder of LLaMA-7B's shapes with random weights, beside llama-bench and the memory's speed", (*env).wide},
 	{"overhead", "what HTTP, prompts, sampling and scheduling add to the graph's own time", (*env).overhead},
+	{"encoders", "ImageBind's encoders in the released sizes with random weights, beside PyTorch", (*env).encoders},
 	{"cold", "7B int4 from a disk that is read for the first time to ready, beside a plain read", (*env).cold},
 	{"memory", "bytes/s of a read loop over memory", (*env).memory},
 }
@@ -41,6 +42,7 @@ var rows = []row{
 var tools = map[string]func(args []string) error{
 	"decoder": decoderTool,
 	"read":    readTool,
+	"encoder": encoderTool,
 	"gguf":    ggufTool,
 	"soak":    soakTool,
 }

@@ -44,9 +44,13 @@ func (e *env) wide(ctx context.Context) ([]Result, error) {
 		}
 		for i, t := range e.threads {
 			results[i].Want = "≥ 1.0"
-			limit, err := e.memorySpeed(ctx, t)
-			if err != nil {
-				return out, err
+			limit := 0.0 // the best of some, since other load only slows it down
+			for range 3 {
+				v, err := e.memorySpeed(ctx, t)
+				if err != nil {
+					return out, err
+				}
+				limit = max(limit, v)
 			}
 			bits := 4.5 // of a weight in blocks of 32 with a half-precision scale
 			if p.ours == "int8" {
