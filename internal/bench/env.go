@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -116,33 +117,44 @@ func tail(s string) string {
 	return s
 }
 
-// bundle exports gguf at a precision, unless that was done before, and returns
-// the bundle's folder.
+// bundle exports gguf at a precision, unless this exporter did that before, and
+// returns the bundle's folder.
 func (e *env) bundle(ctx context.Context, name, gguf, precision string) (string, error) {
 	dir := filepath.Join(e.work, name+"-"+precision)
-	manifest := filepath.Join(dir, "bundle.json")
-	program := filepath.Join(e.bin, "exporter")
-	if !newer(manifest, gguf) {
-		say("exporting %s", dir)
-		if _, err := output(ctx, program, "model", "--name", name+"-"+precision, "--llama", gguf, "--precision", precision, "--out", dir); err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
+	return dir, e.export(dir, gguf, func() error {
+		_, err := output(ctx, filepath.Join(e.bin, "exporter"), "model", "--name", name+"-"+precision, "--llama", gguf, "--precision", precision, "--out", dir)
+		return err
+	})
 }
 
-// newer reports whether file is there and younger than the others.
-func newer(file string, others ...string) bool {
-	f, err := os.Stat(file)
+// export fills dir by do, unless it was made from a file as it is now and by the
+// exporter as it is now: DIR.made says of which.
+func (e *env) export(dir, from string, do func() error) error {
+	f, err := os.Open(filepath.Join(e.bin, "exporter"))
 	if err != nil {
-		return false
+		return fmt.Errorf("%w: go build -o %s ./exporter", err, e.bin)
 	}
-	for _, o := range others {
-		if i, err := os.Stat(o); err == nil && i.ModTime().After(f.ModTime()) {
-			return false
-		}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
 	}
-	return true
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	made := fmt.Sprintf("%s of %d bytes, %s, by exporter %x\n", from, info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano), sum.Sum(nil))
+	if old, err := os.ReadFile(dir + ".made"); err == nil && string(old) == made && has(dir) {
+		return nil
+	}
+	say("exporting %s", dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return os.WriteFile(dir+".made", []byte(made), 0o644)
 }
 
 // A server is a program that answers HTTP.
@@ -164,6 +176,9 @@ func (e *env) start(ctx context.Context, name, ready, program string, args ...st
 	l.Close()
 	for i, a := range args {
 		args[i] = strings.NewReplacer("{host}", "127.0.0.1", "{port}", fmt.Sprint(addr.Port)).Replace(a)
+	}
+	if err := os.MkdirAll(e.work, 0o755); err != nil {
+		return nil, err
 	}
 	log, err := os.Create(filepath.Join(e.work, name+".log"))
 	if err != nil {

@@ -13,13 +13,11 @@ import (
 // demoBundle exports the demo model as scripts/demo.sh does.
 func (e *env) demoBundle(ctx context.Context) (string, error) {
 	dir := filepath.Join(e.work, "demo")
-	if newer(filepath.Join(dir, "bundle.json"), "demo/imagebind_demo.pth", "demo/adapter_demo.pth") {
-		return dir, nil
-	}
-	say("exporting %s", dir)
-	_, err := output(ctx, filepath.Join(e.bin, "exporter"), "model", "--name", "demo", "--imagebind", "demo/imagebind_demo.pth", "--heads-config", "demo/heads.json",
-		"--llama", "demo/llama", "--tokenizer", "demo/llama/tokenizer.model", "--adapter", "demo/adapter_demo.pth", "--out", dir)
-	return dir, err
+	return dir, e.export(dir, "demo/adapter_demo.pth", func() error {
+		_, err := output(ctx, filepath.Join(e.bin, "exporter"), "model", "--name", "demo", "--imagebind", "demo/imagebind_demo.pth", "--heads-config", "demo/heads.json",
+			"--llama", "demo/llama", "--tokenizer", "demo/llama/tokenizer.model", "--adapter", "demo/adapter_demo.pth", "--out", dir)
+		return err
+	})
 }
 
 // overhead measures what a request takes beside the runs of the decoder: HTTP,
