@@ -17,8 +17,8 @@ const Block = 32
 
 // Quantise rounds w, at most a block of weights, to unsigned integers q so that
 // w ≈ scale·(q - zero), zero being 8 for 4 bits and 128 for 8. The grids are
-// ggml's Q4_0 (the largest weight becomes exactly -8) and Q8_0 (±127), so that
-// what was quantised there comes out as it was. The scale is a float16, as there.
+// ggml's Q4_0 (the largest weight becomes -8) and Q8_0 (±127), so that what was
+// quantised there comes out as it was. The scale is a float16, as there.
 func Quantise(q []uint8, w []float32, bits int) (scale float32) {
 	var extreme float32 // the value that is farthest from 0, with its sign
 	for _, x := range w {
@@ -26,44 +26,73 @@ func Quantise(q []uint8, w []float32, bits int) (scale float32) {
 			extreme = x
 		}
 	}
-	zero := int(1) << (bits - 1)
+	zero := int32(1) << (bits - 1)
 	scale = extreme / -float32(zero)
 	if bits == 8 {
 		scale = float32(math.Abs(float64(extreme))) / 127
 	}
 	scale = half(scale)
-	round(q, w, scale, zero, bits)
+	round(q, w, scale, zero, 2*zero-1)
 	return scale
 }
 
 // QuantiseZero rounds w, at most a block of weights, to q of 4 bits so that
-// w ≈ scale·(q - zero). The range is that of w, and 0 is in it. The scale is a
-// float16.
+// w ≈ scale·(q - zero). Of several grids, which reach to w's ends and less far,
+// each with the scale that suits its q best, it takes what leaves the least
+// squares. 0 stays 0; the scale is a float16.
 func QuantiseZero(q []uint8, w []float32) (scale float32, zero uint8) {
 	var low, high float32
 	for _, x := range w {
 		low, high = min(low, x), max(high, x)
 	}
-	scale = half((high - low) / 15)
-	if scale != 0 {
-		zero = uint8(min(15, math.RoundToEven(float64(-low/scale))))
+	clear(q[:len(w)])
+	var try [Block]uint8
+	least := float32(math.Inf(1))
+	for _, steps := range [...]float32{15, 14.3, 13.6, 12.9, 12.2} {
+		s := half((high - low) / steps)
+		if s == 0 {
+			break // nothing but zeros
+		}
+		z := max(0, min(15, nearest(-low/s)))
+		round(try[:], w, s, z, 15)
+		var wn, nn, square float32
+		for i, x := range w {
+			n := float32(int32(try[i]) - z)
+			wn, nn = wn+x*n, nn+n*n
+		}
+		if s = half(wn / nn); nn == 0 {
+			continue
+		}
+		for i, x := range w {
+			d := x - s*float32(int32(try[i])-z)
+			square += d * d
+		}
+		if square < least {
+			scale, zero, least = s, uint8(z), square
+			copy(q, try[:len(w)])
+		}
 	}
-	round(q, w, scale, int(zero), 4)
 	return scale, zero
 }
 
 func half(x float32) float32 { return float16.Fromfloat32(x).Float32() }
 
-func round(q []uint8, w []float32, scale float32, zero, bits int) {
+// round sets q to x/scale + zero, to the nearest of 0..limit, ties to even.
+func round(q []uint8, w []float32, scale float32, zero, limit int32) {
 	inverse := float32(0)
 	if scale != 0 {
 		inverse = 1 / scale
 	}
-	limit := float32(int(1)<<bits - 1)
 	for i, x := range w {
-		v := float32(math.RoundToEven(float64(x*inverse))) + float32(zero)
-		q[i] = uint8(max(0, min(limit, v)))
+		q[i] = uint8(max(0, min(limit, nearest(x*inverse)+zero)))
 	}
+}
+
+// nearest rounds x, within ±2^22, as math.RoundToEven: beyond 2^23 a float32 has
+// no digits behind the point.
+func nearest(x float32) int32 {
+	const shift = 3 << 22
+	return int32(math.Float32bits(x+shift)) - int32(math.Float32bits(shift))
 }
 
 // A matrix is tensors [outᵢ, in], one below the other, that are quantised while
