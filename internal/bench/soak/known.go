@@ -79,7 +79,7 @@ func (s *soak) learn(ctx context.Context) error {
 		}
 		s.known = append(s.known, k)
 	}
-	s.say("%d answers are known, about texts and %s", len(s.known), strings.Join(s.modalities, ", "))
+	s.say("%d answers are known; modalities: %s", len(s.known), strings.Join(append(s.modalities, "chat"), ", "))
 	return nil
 }
 

@@ -53,7 +53,7 @@ func TestVerdict(t *testing.T) {
 func soaking(t *testing.T, h http.HandlerFunc) *soak {
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
-	s := &soak{client: load.New(srv.URL, 1), Options: Options{Root: "../../..", PID: os.Getpid(), Body: 100}, context: 64}
+	s := &soak{client: load.New(srv.URL, 1), Options: Options{Root: "../../..", PID: os.Getpid(), Body: 100}, context: 64, modalities: []string{"image"}}
 	t.Cleanup(s.client.Close)
 	return s
 }
