@@ -59,7 +59,7 @@ type options struct {
 	Chunk    int `koanf:"chunk" help:"tokens of a prompt in one run of the decoder"`
 	MaxQueue int `koanf:"max_queue" help:"requests let in beyond the slots; more are answered 429"`
 
-	BatchClips  int           `koanf:"batch_clips" help:"clips of pictures, sounds, … that go through an encoder in one run"`
+	BatchClips  int           `koanf:"batch_clips" help:"clips of pictures, sounds, … that go through an encoder in one run; 0: 2 on the CPU, 16 on a GPU"`
 	BatchWindow time.Duration `koanf:"batch_window" help:"how long an idle encoder waits for inputs that are being read; 0: not at all"`
 	EmbedCache  int           `koanf:"embed_cache" help:"embeddings of parts that are kept for later turns; 0: none"`
 
@@ -108,7 +108,7 @@ func defaults() *options {
 	l := modality.DefaultLimits()
 	o := &options{Listen: ":8080", Bundle: "bundle", Timeout: 5 * time.Minute, Grace: 30 * time.Second, LogFormat: "text", LogLevel: "info",
 		RetrieverTimeout: 5 * time.Second, OnRetrieverFailure: pipeline.Degrade, Slots: 4, Chunk: 512, MaxQueue: 64,
-		BatchClips: 16, BatchWindow: 2 * time.Millisecond, EmbedCache: 256,
+		BatchWindow: 2 * time.Millisecond, EmbedCache: 256,
 		ORT: ort.Options{Provider: "cpu"}}
 	o.Cache.Temperature, o.Cache.Weight = -1, -1
 	o.Limits.Body, o.Limits.InFlight, o.Limits.Parts, o.Limits.File = 64<<20, 1<<30, 64, 32<<20
@@ -205,10 +205,8 @@ func (o *options) load(fs *pflag.FlagSet) error {
 		return fmt.Errorf("--slots %d: at least one is needed", o.Slots)
 	case o.Context < 0, o.Chunk < 0, o.MaxQueue < 0:
 		return errors.New("--context, --chunk and --max-queue are at least 0")
-	case o.BatchClips < 1:
-		return fmt.Errorf("--batch-clips %d: at least one is needed", o.BatchClips)
-	case o.BatchWindow < 0, o.EmbedCache < 0:
-		return errors.New("--batch-window and --embed-cache are at least 0")
+	case o.BatchClips < 0, o.BatchWindow < 0, o.EmbedCache < 0:
+		return errors.New("--batch-clips, --batch-window and --embed-cache are at least 0")
 	case o.Timeout <= 0, o.Media.Timeout <= 0, o.RetrieverTimeout <= 0:
 		return errors.New("--timeout, --media-timeout and --retriever-timeout are longer than 0")
 	case o.Limits.Body < 1, o.Limits.Parts < 1, o.Limits.File < 1, o.limits() != o.limits().OrDefault():

@@ -19,7 +19,7 @@ type Options struct {
 	Slots   int  // sequences at a time
 	Context int  // tokens of each; 0 means the bundle's
 	Chunk   int  // tokens of prompts in one run; 0 means 512
-	Clips   int  // that go through an encoder at once; 0 means 16
+	Clips   int  // that go through an encoder at once; 0 means 16 on CUDA, else 2, as in package embed
 	CUDA    bool // weights as they are in the files, on the device
 	Plain   bool // onnxruntime's own kernels on the CPU, in place of this project's
 }
@@ -64,7 +64,9 @@ func New(b *bundle.Manifest, o Options) Plan {
 		o.Chunk = 512
 	}
 	if o.Clips <= 0 {
-		o.Clips = 16
+		if o.Clips = 2; o.CUDA {
+			o.Clips = 16
+		}
 	}
 	if o.Context <= 0 && b.Decoder != nil {
 		o.Context = b.Decoder.Context

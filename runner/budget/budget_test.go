@@ -27,9 +27,9 @@ func TestPlan(t *testing.T) {
 		o    Options
 		want map[string]int64 // MiB
 	}{
-		{Options{Slots: 4, Plain: true}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 5109, "kv_cache": 8192, "workspace": 618, "program": 128}},
+		{Options{Slots: 4, Clips: 16, Plain: true}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 5109, "kv_cache": 8192, "workspace": 618, "program": 128}},
 		{Options{Slots: 1, Context: 512, Chunk: 64, Clips: 1, Plain: true}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 5109, "kv_cache": 512, "workspace": 43, "program": 128}},
-		{Options{Slots: 4}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 4258, "kv_cache": 8192, "workspace": 618, "program": 128}},
+		{Options{Slots: 4}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 4258, "kv_cache": 8192, "workspace": 296, "program": 128}},
 		{Options{Slots: 4, CUDA: true}, map[string]int64{"encoders": 2415, "bridge": 101, "decoder": 4258, "kv_cache": 8192, "workspace": 618}},
 	} {
 		p := New(full(), tt.o)
@@ -83,7 +83,7 @@ func TestCheck(t *testing.T) {
 		{8700, ": --slots 1 --context 384 would fit"},
 		{8000, "no setting makes it fit"},
 	} {
-		err := New(full(), Options{Slots: 4, Plain: true}).Check(tt.have << 20)
+		err := New(full(), Options{Slots: 4, Clips: 16, Plain: true}).Check(tt.have << 20)
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%d MiB: %v, want %q", tt.have, err, tt.want)
 		}
@@ -98,7 +98,7 @@ func TestCheck(t *testing.T) {
 					continue
 				}
 			}
-			if got := New(full(), Options{Slots: slots, Context: context, Plain: true}).Total(); got > tt.have<<20 {
+			if got := New(full(), Options{Slots: slots, Context: context, Clips: 16, Plain: true}).Total(); got > tt.have<<20 {
 				t.Errorf("%d MiB: %s takes %d", tt.have, s, got>>20)
 			}
 		}

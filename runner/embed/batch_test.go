@@ -224,7 +224,7 @@ func TestRoom(t *testing.T) {
 // NaN in one caller's clip does not reach another's of the same run, and a row
 // is the same to the last bit in whatever company.
 func TestPoisonReal(t *testing.T) {
-	e := open(t)
+	e := openWith(t, Options{Clips: 12, Window: time.Hour})
 	in := golden.Open(t, goldens+"goldens.safetensors").Tensor(t, "audio/input")
 	good := item(t, in, 0, "audio")
 	bad := imagebind.Tensor{Shape: good.Shape, Floats: slices.Clone(good.Floats)}
@@ -233,9 +233,6 @@ func TestPoisonReal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := e.batchers["audio"]
-	b.window = time.Hour
-	b.clips = 4 * good.Shape[0]
 	arrived := e.Expect("audio") // so that the four go together
 	var jobs []*Job
 	for i := range 4 {

@@ -25,7 +25,12 @@ const goldens = "../../testdata/golden/imagebind-tiny/"
 
 func open(t testing.TB) *Encoders {
 	t.Helper()
-	e, err := Open(testbundle.Open(t, testbundle.ImageBind), all.Specs, Options{})
+	return openWith(t, Options{})
+}
+
+func openWith(t testing.TB, o Options) *Encoders {
+	t.Helper()
+	e, err := Open(testbundle.Open(t, testbundle.ImageBind), all.Specs, o)
 	if err != nil {
 		t.Fatal(err)
 	}

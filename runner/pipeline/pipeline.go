@@ -50,7 +50,7 @@ type Options struct {
 	MaxQueue           int                  // requests let in beyond Slots; default 64, negative for none
 	Retriever          *retrieverapi.Client // nil: no feature cache
 	OnRetrieverFailure string               // Degrade, the default, or Fail
-	BatchClips         int                  // that go through an encoder at once; default 16
+	BatchClips         int                  // that go through an encoder at once; default 2 on the CPU, else 16
 	BatchWindow        time.Duration        // that an idle encoder waits for inputs that are being read; 0 for none
 	EmbedCache         int                  // embeddings of parts that are kept; 0 for none
 	Read               modality.Options
