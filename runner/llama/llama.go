@@ -57,7 +57,7 @@ type Decoder struct {
 	reads   []*Slot // sequences whose prompt is being read, the first first
 	pace    pace
 	batch   []*Slot // of the step under way; the schedule's
-	clock   uint64 // ticks with every use of a row
+	clock   uint64  // ticks with every use of a row
 	closing bool
 
 	wake    chan struct{} // something changed

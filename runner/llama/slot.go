@@ -37,11 +37,11 @@ type Slot struct {
 type state int
 
 const (
-	idle    state = iota // acquired, or over: no logits are wanted
-	reads                // its prompt is being read
-	begun                // a step is wanted
-	done                 // its logits are there; the owner has not come for them
-	taken                // the owner has the logits, and will begin a step or release
+	idle  state = iota // acquired, or over: no logits are wanted
+	reads              // its prompt is being read
+	begun              // a step is wanted
+	done               // its logits are there; the owner has not come for them
+	taken              // the owner has the logits, and will begin a step or release
 )
 
 // A reading is a prompt on its way.
