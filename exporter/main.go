@@ -210,7 +210,7 @@ by part. Any difference beyond tolerance is an error.` + configNote,
 			Example: `  exporter verify bundle --goldens testdata/golden
   exporter verify bundle`,
 		},
-		flags: []string{"goldens", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory"},
+		flags: []string{"goldens", "ort-lib", "ort-provider", "ort-device", "ort-threads", "ort-spin", "ort-plain", "ort-gpu-memory", "ort-tf32"},
 		work: func(ctx context.Context, args []string) error {
 			if _, err := ort.Load(o.ORTLib); err != nil && o.Goldens != "" {
 				return err
