@@ -69,14 +69,6 @@ func number(x float64) string {
 	return fmt.Sprintf("%.3f", x)
 }
 
-// spread writes the median of v and, in brackets, its least and largest.
-func spread(v []float64) string {
-	if len(v) < 2 {
-		return number(Median(v))
-	}
-	return fmt.Sprintf("%s [%s–%s]", number(Median(v)), number(slices.Min(v)), number(slices.Max(v)))
-}
-
 // writeTable writes the results as a markdown table: medians of the rounds, and
 // the median of the rounds' ratios with their spread.
 func writeTable(w io.Writer, results []Result) {
