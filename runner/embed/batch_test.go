@@ -194,7 +194,7 @@ func TestLeaving(t *testing.T) {
 		if <-busy; <-good != 5.0 {
 			t.Error("a broken input failed another")
 		}
-		if err := <-bad; err != f.poisoned {
+		if err, ok := (<-bad).(error); !ok || !errors.Is(err, f.poisoned) {
 			t.Error(err)
 		}
 		b.loops.Wait()
