@@ -70,7 +70,7 @@ func TestMemo(t *testing.T) {
 	}
 	for range 2 {
 		fail := errors.New("fails")
-		if _, hit, err := m.get(t.Context(), memoKey{9}, func(context.Context) (encoded, error) { return encoded{}, fail }); err != fail || hit {
+		if _, hit, err := m.get(t.Context(), memoKey{9}, func(context.Context) (encoded, error) { return encoded{}, fail }); !errors.Is(err, fail) || hit {
 			t.Error(hit, err)
 		}
 		m.wait()
@@ -107,7 +107,7 @@ func TestMemoTogether(t *testing.T) {
 		first, leave := context.WithCancel(t.Context())
 		a, b := get(first), get(t.Context())
 		leave()
-		if err := <-a; err != context.Canceled {
+		if err := <-a; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		if err := <-b; err != nil || made != 1 || stopped != 0 {
@@ -119,7 +119,7 @@ func TestMemoTogether(t *testing.T) {
 		leave()
 		synctest.Wait()
 		b = get(t.Context()) // the one that was left is not taken over
-		if err := <-a; err != context.Canceled {
+		if err := <-a; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		if err := <-b; err != nil || made != 3 || stopped != 1 {
