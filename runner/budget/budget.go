@@ -52,7 +52,7 @@ func (o Options) resident(precision string) float64 {
 		return 2.2
 	case precision == "int8" && o.Plain:
 		return 1.1
-	case precision == "int4a", precision == "int4" && o.Plain:
+	case (precision == "int4" || precision == "int4a") && o.Plain:
 		return 1.2
 	}
 	return 1
