@@ -34,8 +34,9 @@ type Info struct {
 	Index      string
 	Backend    string // embedded, milvus
 	Model      string
-	Generation int // of the rows that serve; a rebuild adds one
+	Generation int // of these rows; a rebuild adds one
 	BuiltAt    time.Time
+	Serves     bool // searches see these rows; false of a generation that is only kept
 }
 
 // A Query is a search over one collection.
@@ -66,6 +67,24 @@ type Store interface {
 	// stored fp32 values.
 	Search(ctx context.Context, name string, q Query) ([][]imagebind.Neighbour, error)
 
+	// Version says which rows a search would see: it changes with every write and
+	// switch that this process made or learnt of. Empty when that is not known.
+	Version(name string) string
+
+	// Scan hands every row that serves to do, in batches, each row once and in
+	// the store's order; rows written meanwhile may be seen or not. It ends with
+	// do's error. A batch is do's only until it returns.
+	Scan(ctx context.Context, name string, do func([]Row) error) error
+
+	// Generations lists those of the collection that can serve: the one that does,
+	// then those that are kept, the one that served last first.
+	Generations(ctx context.Context, name string) ([]Info, error)
+	// Switch makes a kept generation serve, in one step as Commit does; 0 is the
+	// one that served last. The one that served before is kept.
+	Switch(ctx context.Context, name string, generation int) (Info, error)
+	// Forget removes a kept generation; the one that serves is a Conflict.
+	Forget(ctx context.Context, name string, generation int) error
+
 	// Build starts (or, for a job seen before, resumes) a new generation beside
 	// the one that serves. The collection need not exist.
 	Build(ctx context.Context, name string, spec Spec, job string) (Builder, error)
@@ -86,7 +105,8 @@ type Builder interface {
 	// Search is an exact look into the unfinished generation, for the checks.
 	Search(ctx context.Context, q Query) ([][]imagebind.Neighbour, error)
 	// Commit makes the generation durable, indexes it and switches the name to
-	// it in one step.
+	// it in one step. The one that served is kept; of older ones, as many as the
+	// store is told to keep.
 	Commit(ctx context.Context) (Info, error)
 	// Abort removes the generation. After Commit it does nothing.
 	Abort(ctx context.Context) error
