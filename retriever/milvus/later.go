@@ -19,7 +19,9 @@ func (s *Store) Scan(context.Context, string, func([]store.Row) error) error { r
 func (s *Store) Generations(context.Context, string) ([]store.Info, error) { return nil, errLater }
 
 // Switch is not there yet.
-func (s *Store) Switch(context.Context, string, int) (store.Info, error) { return store.Info{}, errLater }
+func (s *Store) Switch(context.Context, string, int) (store.Info, error) {
+	return store.Info{}, errLater
+}
 
 // Forget is not there yet.
 func (s *Store) Forget(context.Context, string, int) error { return errLater }
