@@ -41,11 +41,12 @@ func (c *collection) unfinished() ([]manifest, error) {
 type builder struct {
 	c *collection
 
-	mu   sync.Mutex
-	m    manifest
-	p    *part // nil when it is over
-	g    groups
-	size int // bytes that were added since the last checkpoint
+	mu    sync.Mutex
+	m     manifest
+	p     *part // nil when it is over
+	g     groups
+	batch batch // its memory, for the next Append
+	size  int   // bytes that were added since the last checkpoint
 }
 
 // Build starts a new generation of name, or goes on with the one that job
@@ -76,13 +77,13 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 // build is an op.
 func (c *collection) build(m manifest) (*builder, error) {
 	c.mu.Lock()
-	before, serves, generation := c.builds[m.Job], c.live != nil, c.man.Generation
+	before, serves, newest := c.builds[m.Job], c.live != nil, c.man.newest()
 	c.mu.Unlock()
 	if before != nil {
 		before.leave()
 	}
 	if serves {
-		m.Generation = generation + 1
+		m.Generation = newest + 1
 	}
 	list, err := c.unfinished()
 	if err != nil {
@@ -90,22 +91,22 @@ func (c *collection) build(m manifest) (*builder, error) {
 	}
 	var p *part
 	for _, u := range list {
-		if u.Job != m.Job || serves && u.Generation <= generation {
+		if u.Job != m.Job || serves && u.Generation <= newest {
 			m.Generation = max(m.Generation, u.Generation+1)
 			continue
 		}
 		if u.Dim != m.Dim {
 			return nil, imagebind.Errorf(imagebind.Conflict, "job %s began a generation of dim %d, not %d", m.Job, u.Dim, m.Dim)
 		}
-		if p, err = openPart(c.path(u.Rows), u.Dim); err != nil {
+		if p, err = openPart(c.path(u.Rows), u.generation); err != nil {
 			return nil, err
 		}
 		m = u
 		break
 	}
 	if p == nil {
-		m.Rows = c.newFolder()
-		if p, err = createPart(c.path(m.Rows), m.Dim); err != nil {
+		m.Rows, m.Values = c.newFolder(), c.s.values()
+		if p, err = createPart(c.path(m.Rows), m.Dim, c.s.o.Half); err != nil {
 			return nil, disk("begin a build of "+c.name, err)
 		}
 		m.BuiltAt = now()
@@ -114,6 +115,7 @@ func (c *collection) build(m manifest) (*builder, error) {
 			return nil, disk("begin a build of "+c.name, err)
 		}
 	}
+	p.eager = true
 	b := &builder{c: c, m: m, p: p, g: groups{salt: p.salt}}
 	c.mu.Lock()
 	c.builds[m.Job] = b
@@ -154,20 +156,19 @@ func (b *builder) Append(ctx context.Context, rows []store.Row) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	batch, err := encode(rows, b.m.Dim)
-	if err != nil {
-		return err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.p == nil {
 		return b.over()
 	}
-	if err := b.p.add(batch.vectors); err != nil {
+	if err := encode(&b.batch, rows, b.m.Dim, b.p.half); err != nil {
+		return err
+	}
+	if err := b.p.add(&b.batch); err != nil {
 		return disk("store rows of "+b.m.Name, err)
 	}
-	b.g.addBatch(batch)
-	if b.size += 4*len(batch.vectors) + len(batch.records); b.size >= 4*maxShared {
+	b.g.addBatch(&b.batch)
+	if b.size += b.batch.size(); b.size >= 16*maxShared {
 		return b.checkpoint()
 	}
 	return nil
@@ -227,14 +228,16 @@ func (b *builder) commit() error {
 		return err
 	}
 	b.c.mu.Lock()
-	serves, generation := b.c.live != nil, b.c.man.Generation
+	serves, newest := b.c.live != nil, b.c.man.newest()
 	b.c.mu.Unlock()
-	if serves && generation >= b.m.Generation {
-		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", generation, b.m.Name, b.m.Generation)
+	if serves && newest >= b.m.Generation {
+		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", newest, b.m.Name, b.m.Generation)
 	}
 	m, p := b.m, b.p
+	p.eager = false
 	m.BuiltAt, m.Job = now(), ""
-	there, err := b.c.swap(m, p)
+	m.LogBytes, m.LogSum, m.Count = p.end, p.sum, p.now.count()
+	there, err := b.c.succeed(m, p)
 	if !there {
 		return err
 	}

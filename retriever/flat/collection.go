@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,7 +45,8 @@ type collection struct {
 type op struct {
 	ctx  context.Context
 	put  *batch
-	dim  int // of put
+	dim  int  // of put
+	half bool // of put
 	run  func() error
 	done chan error // holds one
 }
@@ -80,8 +82,8 @@ func (c *collection) info() (store.Info, error) {
 		return store.Info{}, err
 	}
 	defer p.done()
-	return store.Info{Name: m.Name, Dim: m.Dim, Count: p.shown.Load().count(), Index: m.Index, Backend: "embedded", Model: m.Model,
-		Generation: m.Generation, BuiltAt: m.BuiltAt}, nil
+	m.Count = p.shown.Load().count()
+	return c.infoOf(m.generation, true), nil
 }
 
 // do runs f when the ops before it are done.
@@ -129,7 +131,7 @@ func (c *collection) work() {
 		n, size := 1, 0
 		if ops[0].put != nil {
 			for n, size = 0, 0; n < len(ops) && ops[n].put != nil && size < maxShared; n++ {
-				size += 4 * len(ops[n].put.vectors)
+				size += ops[n].put.size()
 			}
 		}
 		ops, c.queue = ops[:n:n], ops[n:]
@@ -161,15 +163,15 @@ func (c *collection) put(ops []*op) {
 			o.done <- o.ctx.Err()
 		case p == nil: // dropped meanwhile
 			o.done <- missing(c.name)
-		case p.dim != o.dim:
-			o.done <- imagebind.Errorf(imagebind.Conflict, "collection %q was replaced by one of dim %d meanwhile", c.name, p.dim)
+		case p.dim != o.dim || p.half != o.half:
+			o.done <- imagebind.Errorf(imagebind.Conflict, "collection %q was replaced meanwhile by one of dim %d and other values; send the rows again", c.name, p.dim)
 		case err != nil:
 			o.done <- err
 		default:
 			wait = append(wait, o)
 			g.salt = p.salt
 			g.addBatch(o.put)
-			err = p.add(o.put.vectors)
+			err = p.add(o.put)
 		}
 	}
 	if len(wait) == 0 {
@@ -235,13 +237,13 @@ func (c *collection) create(m manifest) error {
 	for _, b := range builds {
 		m.Generation = max(m.Generation, b.Generation+1)
 	}
-	m.Rows = c.newFolder()
-	p, err := createPart(c.path(m.Rows), m.Dim)
+	m.Rows, m.Values = c.newFolder(), c.s.values()
+	p, err := createPart(c.path(m.Rows), m.Dim, c.s.o.Half)
 	if err != nil {
 		return disk("create "+c.name, err)
 	}
 	m.BuiltAt = now()
-	there, err := c.swap(m, p)
+	there, err := c.swap(m, p, discard)
 	if !there {
 		discard(p)
 	}
@@ -250,8 +252,9 @@ func (c *collection) create(m manifest) error {
 
 // swap makes p, which is durable, the rows that serve: on disk, then here. It
 // is part of an op. It may fail when p is there already but a power cut may
-// still bring the old rows back: those stay until the next start.
-func (c *collection) swap(m manifest, p *part) (there bool, err error) {
+// still bring the old rows back: those stay until the next start. What becomes
+// of the old rows after the last search in them is then's to say.
+func (c *collection) swap(m manifest, p *part, then func(*part)) (there bool, err error) {
 	there, err = m.write(c.path(manifestFile))
 	if !there {
 		return false, disk("switch "+c.name, err)
@@ -261,7 +264,7 @@ func (c *collection) swap(m manifest, p *part) (there bool, err error) {
 	c.live, c.man = p, m
 	c.mu.Unlock()
 	if old != nil {
-		old.retire(after(err))
+		old.retire(after(err, then))
 	}
 	return true, disk("switch "+c.name, err)
 }
@@ -274,13 +277,20 @@ func disk(doing string, err error) error {
 	return imagebind.Errorf(imagebind.Unavailable, "%s: %w", doing, err)
 }
 
-// after is what becomes of rows that served: they are removed when that they no
-// longer do is durable.
-func after(err error) func(*part) {
+// after is what becomes of rows that served: then, when that they no longer do
+// is durable.
+func after(err error, then func(*part)) func(*part) {
 	if err == nil {
-		return discard
+		return then
 	}
-	return func(p *part) { _ = p.close() }
+	return shut
+}
+
+// shut closes rows whose folder stays.
+func shut(p *part) {
+	if err := p.close(); err != nil {
+		slog.Warn("flat: close rows that do not serve any more", "folder", p.dir, "err", err)
+	}
 }
 
 // discard closes rows that nobody will need and removes their folder.
@@ -293,7 +303,7 @@ func discard(p *part) {
 // drop removes the rows that serve. It is an op.
 func (c *collection) drop() error {
 	c.mu.Lock()
-	live := c.live
+	live, kept := c.live, c.man.Kept
 	c.mu.Unlock()
 	if live == nil {
 		return missing(c.name)
@@ -305,7 +315,10 @@ func (c *collection) drop() error {
 	c.mu.Lock()
 	c.live, c.man = nil, manifest{}
 	c.mu.Unlock()
-	live.retire(after(err))
+	live.retire(after(err, discard))
+	if err == nil {
+		c.remove(kept)
+	}
 	return disk("drop "+c.name, err)
 }
 
@@ -350,7 +363,7 @@ func (c *collection) compact(p *part) {
 // serve.
 func (c *collection) copyLiving(p *part, v *view, end int64) error {
 	rows := c.newFolder()
-	to, err := createPart(c.path(rows), p.dim)
+	to, err := createPart(c.path(rows), p.dim, p.half)
 	if err != nil {
 		return err
 	}
@@ -360,7 +373,7 @@ func (c *collection) copyLiving(p *part, v *view, end int64) error {
 			continue
 		}
 		if err = c.s.ctx.Err(); err == nil {
-			err = w.row(v, slot)
+			err = w.row(v.places[slot], slot)
 		}
 	}
 	if err == nil {
@@ -398,8 +411,8 @@ func (c *collection) finishCopy(w *copier, slot int, end int64, rows string) (th
 			return nil
 		}
 		slot++
-		return w.row(now, slot-1)
-	})
+		return w.row(now.places[slot-1], slot-1)
+	}, nil)
 	if err == nil {
 		err = w.flush()
 	}
@@ -407,45 +420,65 @@ func (c *collection) finishCopy(w *copier, slot int, end int64, rows string) (th
 		return false, err
 	}
 	w.to.publish()
-	m.Rows = rows
-	return c.swap(m, w.to)
+	m.Rows, m.LogBytes, m.LogSum, m.Count = rows, w.to.end, w.to.sum, w.to.now.count()
+	return c.swap(m, w.to, discard)
 }
 
 // A copier writes rows of one part to another.
 type copier struct {
 	from, to *part
 	g        groups
-	size     int // bytes that were added since the last commit
+	batch    batch // the rows that were not added yet
+	added    int   // bytes that were added since the last commit
 	buf      []byte
 }
 
-// row copies a slot. A vector that is damaged ends the copy: the rows that have
-// it serve on.
-func (w *copier) row(v *view, slot int) error {
-	r, buf, err := w.from.record(v.places[slot], w.buf)
+// copyRows of them are read and written at a time.
+const copyRows = 256
+
+// row copies a slot. A row that is damaged ends the copy: those that have it
+// serve on.
+func (w *copier) row(pl place, slot int) error {
+	r, buf, err := w.from.record(pl, w.buf)
 	if err != nil {
 		return err
 	}
 	w.buf = buf
-	err = guard(func() error {
-		vector := v.row(slot, w.from.stride)
-		if crc32.Checksum(raw(vector), castagnoli) != r.sum {
-			return imagebind.Errorf(imagebind.Internal, "row %d of %s is damaged", slot, filepath.Join(w.from.dir, rowsFile))
-		}
-		w.size += 4 * len(vector)
-		return w.to.add(vector)
-	})
-	if err != nil {
+	b := &w.batch
+	b.rows = slices.Grow(b.rows, w.from.rows.size)[:len(b.rows)+w.from.rows.size]
+	b.codes = slices.Grow(b.codes, w.from.stride)[:len(b.codes)+w.from.stride]
+	row, codes := b.rows[len(b.rows)-w.from.rows.size:], b.codes[len(b.codes)-w.from.stride:]
+	if err := errors.Join(w.from.rows.read(row, slot), w.from.codes.read(bytesOf(codes), slot)); err != nil {
 		return err
 	}
+	if crc32.Checksum(row, castagnoli) != r.sum || crc32.Checksum(bytesOf(codes), castagnoli) != r.codesSum {
+		return imagebind.Errorf(imagebind.Internal, "row %d of %s is damaged", slot, w.from.dir)
+	}
 	w.g.add(buf)
-	if w.size >= maxShared {
-		return w.flush()
+	if b.n++; b.n >= copyRows {
+		return w.add()
+	}
+	return nil
+}
+
+// add writes the rows that were read.
+func (w *copier) add() error {
+	b := &w.batch
+	if err := w.to.add(b); err != nil {
+		return err
+	}
+	w.added += b.size()
+	b.n, b.rows, b.codes = 0, b.rows[:0], b.codes[:0]
+	if w.added >= maxShared {
+		w.added = 0
+		return w.to.commit(w.g.take())
 	}
 	return nil
 }
 
 func (w *copier) flush() error {
-	w.size = 0
+	if err := w.add(); err != nil {
+		return err
+	}
 	return w.to.commit(w.g.take())
 }

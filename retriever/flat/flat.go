@@ -1,55 +1,63 @@
 // Package flat keeps the feature cache in files of its own, memory-mapped, and
 // searches it exactly. It is the store for one process: no server, no index to
-// build, recall 1 by construction.
+// build.
 //
 // # Files
 //
 //	LOCK                     held by the process that has the store open
 //	pets/                    a collection
-//	  manifest.json          name, dim, model, generation, and which folder of rows serves
+//	  manifest.json          name, model, index; which folder of rows serves, its counts and checksum; which are kept
 //	  rows-000003/           the rows that serve
-//	    rows.f32             [slots, dim] float32, little-endian; dim padded with zeros to 16
-//	    rows.log             which row a slot is, and what was deleted
+//	    rows.i8              [slots, dim] int8, dim padded with zeros to 64: codes, which a search reads
+//	    rows.f32             [slots, dim] float32, little-endian: what it answers (rows.f16: float16)
+//	    rows.log             which row a slot is, the scale of its codes, and what was deleted
+//	  rows-000002/           the rows that served before, kept
 //	  rows-000004/           the rows of a build that was not committed
 //	    build.json           its job; else as above
 //
 // A log is a header and then groups of records, each of which counts whole or
 // not at all. Numbers are little-endian; checksums are CRC-32C.
 //
-//	header  "IBROWS1\n"  u32 dim  u32 salt  u32 checksum
+//	header  "IBROWS2\n"  u32 dim  u32 bytes of a value  u32 salt  u32 checksum
 //	group   "ROWS"  u32 bytes of records  u32 number of records  u32 checksum (of salt, the numbers and the records)
-//	put     u8 1  u32 checksum of the vector  f32 its length  u16 bytes of id, caption, URI, metadata; these; metadata is JSON
+//	put     u8 1  u32 checksum of the row  f32 its length  u32 checksum of the codes  f32 their scale  f32 their loss
+//	        u16 bytes of id, caption, URI, metadata; these; metadata is JSON
 //	delete  u8 2  u16 bytes of id; the id
 //
 // The n-th put is slot n. It replaces an earlier one of the same id, whose slot
 // is dead from then on. When more slots are dead than alive, the living are
-// copied to a new folder, and the manifest switches to it.
+// copied to a new folder, and the manifest switches to it. Stores of an older
+// format are rewritten when they are opened.
 //
 // # What survives
 //
-// Vectors are synced before the records that tell of them, records before a
-// write returns. So whatever a write or a checkpoint said yes to is there after
-// kill -9 or a power cut; a group that was under way is not, and is cut off at
-// the next Open. Writes that come together share the syncs. Folders appear in
-// a manifest only when they are complete, and a manifest is replaced by a
-// rename: every crash leaves the old state or the new one. What a crash leaves
-// besides is removed by Open, except for the builds of jobs, which go on.
+// Rows and codes are synced before the records that tell of them, records
+// before a write returns. So whatever a write or a checkpoint said yes to is
+// there after kill -9 or a power cut; a group that was under way is not, and is
+// cut off at the next Open. Writes that come together share the syncs. Folders
+// appear in a manifest only when they are complete, and a manifest is replaced
+// by a rename: every crash leaves the old state or the new one. What a crash
+// leaves besides is removed by Open, except for the builds of jobs, which go on.
 //
-// A group that is broken with whole ones behind it is no crash but damage: Open
-// refuses it and says where. A vector is held to its checksum when a search
-// returns it.
+// A group that is broken with whole ones behind it is no crash but damage, and
+// so is a log that is shorter than its build left it: Open refuses it and says
+// where. A row is held to its checksum when a search returns it. Codes are held
+// to theirs in the background after Open, and made anew from the row where they
+// are damaged.
 //
 // # Searches
 //
 // A search sees the rows of the moment at which it began, whatever is written
 // or switched meanwhile: slots are only added, the bits of dead ones are copied
-// before they change, and a folder that was replaced is unmapped and removed
-// after the last search in it.
+// before they change, and a folder that was replaced is unmapped after the last
+// search in it. Searches that come while one runs go together in the next scan.
 //
-// The kernel's scores are fp32 sums, off by a known bound at most. All rows
-// within twice that bound of the k-th best are scored again in float64, which
-// is what the neighbours are chosen and ordered by, so the result is that of an
-// exhaustive search in float64 rounded to float32, ties by id.
+// A scan multiplies codes with queries of 16 bits, exactly, in int32. By how
+// much a row's true score may differ from what its codes say is bounded (see
+// width and lens); every row that may be among the k best by that bound is
+// scored again from its stored values, summed in float64. So the result is that
+// of an exhaustive search in float64 over the stored rows, rounded to float32,
+// ties by id, but for odds of about 1 in 10^13 for a row.
 package flat
 
 import (
@@ -79,6 +87,12 @@ type Options struct {
 	// CompactAt is how many dead rows a collection has before they are cleared
 	// away, once they outnumber the living; default 4096.
 	CompactAt int
+	// Keep is how many generations that served are kept beside the one that does;
+	// default 1, negative for none.
+	Keep int
+	// Half stores the rows of new generations in half precision: half the disk,
+	// and values rounded to 11 bits. Searches find what is stored.
+	Half bool
 }
 
 // A Store is a store.Store in a folder.
@@ -103,6 +117,9 @@ var _ store.Store = (*Store)(nil)
 func Open(dir string, o Options) (*Store, error) {
 	if o.CompactAt <= 0 {
 		o.CompactAt = 4096
+	}
+	if o.Keep == 0 {
+		o.Keep = 1
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -179,6 +196,10 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 		return nil, err
 	}
 	left := 0
+	kept := map[string]bool{}
+	for _, g := range m.Kept {
+		kept[g.Rows] = true
+	}
 	for _, e := range entries {
 		path := c.path(e.Name())
 		switch {
@@ -186,6 +207,8 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 			err = os.Remove(path)
 		case !rowsRE.MatchString(e.Name()):
 			left++
+		case kept[e.Name()]:
+			c.seq = max(c.seq, sequence(e.Name()))
 		case serves && e.Name() == m.Rows:
 			c.seq = max(c.seq, sequence(e.Name()))
 			left++
@@ -195,7 +218,7 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 		default:
 			c.seq = max(c.seq, sequence(e.Name()))
 			b, bad := readManifest(filepath.Join(path, buildFile), name)
-			if bad == nil && b.Job != "" && b.Rows == e.Name() && (!serves || b.Generation > m.Generation) {
+			if bad == nil && b.Format == formatVersion && b.Job != "" && b.Rows == e.Name() && (!serves || b.Generation > m.newest()) {
 				left++
 				continue
 			}
@@ -209,12 +232,19 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 	if left == 0 {
 		return nil, os.Remove(c.dir)
 	}
+	if serves && m.Format == 1 {
+		if err := c.upgrade(m); err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	if serves {
-		p, err := openPart(c.path(m.Rows), m.Dim)
+		p, err := openPart(c.path(m.Rows), m.generation)
 		if err != nil {
 			return nil, err
 		}
 		c.man, c.live = m, p
+		c.scrub(p)
 	}
 	return c, nil
 }
@@ -361,15 +391,19 @@ func (s *Store) Upsert(ctx context.Context, name string, rows []store.Row) error
 	if err != nil || len(rows) == 0 {
 		return err
 	}
-	b, err := encode(unique(rows), i.Dim)
-	if err != nil {
-		return err
-	}
 	c, err := s.collection(name, false)
 	if err != nil {
 		return err
 	}
-	return c.submit(&op{ctx: ctx, put: b, dim: i.Dim})
+	half, err := c.half()
+	if err != nil {
+		return err
+	}
+	b := &batch{}
+	if err := encode(b, unique(rows), i.Dim, half); err != nil {
+		return err
+	}
+	return c.submit(&op{ctx: ctx, put: b, dim: i.Dim, half: half})
 }
 
 // unique returns the rows without those that a later one of the same id replaces.

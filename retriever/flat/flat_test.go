@@ -317,7 +317,7 @@ func TestCompaction(t *testing.T) {
 		t.Errorf("folders %v: want one, and not the first", left)
 	}
 	rows, err := os.Stat(filepath.Join(dir, name, left[0], rowsFile))
-	if err != nil || rows.Size() > int64(4*16*(3*len(want)+2*n)) {
+	if err != nil || rows.Size() > int64(4*dim*(3*len(want)+2*n)) {
 		t.Errorf("%d bytes of rows for %d rows, %v", rows.Size(), len(want), err)
 	}
 	check(open(t, dir, Options{}))
@@ -355,15 +355,15 @@ func TestDamage(t *testing.T) {
 		}, "dim 9"},
 		{"a record with others behind it", func(t *testing.T, dir string) {
 			damage(t, filepath.Join(dir, at(logFile)), headerBytes+groupHeader+30)
-		}, "damaged at byte 20"},
+		}, "damaged at byte 24"},
 		{"log gone", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, at(logFile))) }, "no such file"},
 		{"rows cut short", func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, at(rowsFile)), 100) }, "the log tells of 30 rows"},
 		{"manifest", func(t *testing.T, dir string) { damage(t, filepath.Join(dir, name, manifestFile), 0) }, "no manifest"},
 		{"manifest of a later format", func(t *testing.T, dir string) {
 			path := filepath.Join(dir, name, manifestFile)
 			b, _ := os.ReadFile(path)
-			os.WriteFile(path, []byte(strings.Replace(string(b), `"format": 1`, `"format": 2`, 1)), 0o644)
-		}, "format 2"},
+			os.WriteFile(path, []byte(strings.Replace(string(b), `"format": 2`, `"format": 3`, 1)), 0o644)
+		}, "format 3"},
 		{"manifest that leads out", func(t *testing.T, dir string) {
 			path := filepath.Join(dir, name, manifestFile)
 			b, _ := os.ReadFile(path)
@@ -477,6 +477,7 @@ func TestLeftovers(t *testing.T) {
 		}
 	}
 	put(name + "/rows-000099/rows.f32")     // a copy that was not finished
+	put(name + "/rows-000097/rows.i8")      // a generation that was let go
 	put(name + "/rows-000098/build.json")   // a build that had not begun
 	put(name + "/rows-000003/build.json")   // a build that was committed: the note was to go
 	put(name + "/.manifest.json123")        // a manifest that was not renamed
@@ -498,9 +499,18 @@ func TestLeftovers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"LOCK", "not a collection/rows-000001/abc", "other/rows-000001/build.json", "other/rows-000001/rows.f32", "other/rows-000001/rows.log",
-		"pets/manifest.json", "pets/notes.txt", "pets/rows-000003/rows.f32", "pets/rows-000003/rows.log",
-		"pets/rows-000004/build.json", "pets/rows-000004/rows.f32", "pets/rows-000004/rows.log"}
+	want := []string{"LOCK", "not a collection/rows-000001/abc", "other/rows-000001/build.json"}
+	files := func(folder string) {
+		for _, f := range []string{rowsFile, codesFile, logFile} {
+			want = append(want, folder+"/"+f)
+		}
+	}
+	files("other/rows-000001")
+	want = append(want, "pets/manifest.json", "pets/notes.txt")
+	files("pets/rows-000001") // kept
+	files("pets/rows-000003")
+	want = append(want, "pets/rows-000004/build.json")
+	files("pets/rows-000004")
 	if !slices.Equal(left, want) {
 		t.Errorf("left:\n%s\nwant:\n%s", strings.Join(left, "\n"), strings.Join(want, "\n"))
 	}
@@ -595,7 +605,7 @@ func TestSearchLimits(t *testing.T) {
 	cancel(nil)
 	c := s.collections[name]
 	v := c.live.shown.Load()
-	if _, err := c.live.scan(ctx, v, make([]float32, 1024), []float64{0}, 1, nil); imagebind.KindOf(err) != imagebind.Canceled {
+	if _, err := c.live.scan(ctx, v, []query{newQuery(make(imagebind.Embedding, 1024), 1, 1024)}, nil); imagebind.KindOf(err) != imagebind.Canceled {
 		t.Errorf("a scan after its caller left: %v", err)
 	}
 }

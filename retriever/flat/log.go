@@ -15,14 +15,16 @@ import (
 // The log's sizes (see the package comment for the drawing). Numbers are
 // little-endian.
 const (
-	logMagic    = "IBROWS1\n" // the format's version is in it
-	headerBytes = 20          // magic, u32 dim, u32 salt, u32 checksum of these
+	logMagic    = "IBROWS2\n" // the format's version is in it
+	headerBytes = 24          // magic, u32 dim, u32 bytes of a value, u32 salt, u32 checksum of these
 	groupMagic  = "ROWS"
 	groupHeader = 16       // magic, u32 bytes of records, u32 number of records, u32 checksum of the salt, those and the records
 	maxGroup    = 16 << 20 // a group is closed behind the record that reaches this
 
-	putHeader    = 17 // u8 kind, u32 checksum of the vector, f32 its length, u16 bytes of id, caption, URI, metadata
-	deleteHeader = 3  // u8 kind, u16 bytes of id
+	// u8 kind, u32 checksum of the row, f32 its length, u32 checksum of its
+	// codes, f32 their scale, f32 their loss, u16 bytes of id, caption, URI, metadata
+	putHeader    = 29
+	deleteHeader = 3 // u8 kind, u16 bytes of id
 
 	kindPut    = 1
 	kindDelete = 2
@@ -38,41 +40,55 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // A record is a row without its vector, or the deletion of one. Its byte slices
 // point into the buffer that it was read from.
 type record struct {
-	kind     byte
-	sum      uint32  // checksum of the vector's bytes, as stored
-	norm     float32 // the vector's length, not less
+	kind byte
+	vectorNote
 	id       []byte
 	caption  []byte
 	uri      []byte
 	metadata []byte // JSON object, or empty
 }
 
+// A vectorNote is what a record says of its row's vector.
+type vectorNote struct {
+	sum      uint32  // checksum of the row's bytes, as stored
+	norm     float32 // the vector's length, not less
+	codesSum uint32  // checksum of its codes
+	scale    float32 // of the codes: the vector is about scale·codes
+	loss     float32 // how far it is from that, not less
+}
+
 // header is the start of a log. The salt, random, is part of all its checksums:
 // no caption can be made to look like a group.
-func header(dim int, salt uint32) []byte {
+func header(dim int, half bool, salt uint32) []byte {
+	size := uint32(4)
+	if half {
+		size = 2
+	}
 	b := binary.LittleEndian.AppendUint32([]byte(logMagic), uint32(dim))
+	b = binary.LittleEndian.AppendUint32(b, size)
 	b = binary.LittleEndian.AppendUint32(b, salt)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// readHeader returns the salt of a log of rows of a dim.
-func readHeader(r io.ReaderAt, dim int) (salt uint32, err error) {
-	var b [headerBytes]byte
-	if _, err := r.ReadAt(b[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+// readHeader returns the salt of a log of rows of a dim, and the header.
+func readHeader(r io.ReaderAt, dim int, half bool) (salt uint32, head []byte, err error) {
+	b := make([]byte, headerBytes)
+	if _, err := r.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, nil, err
 	}
-	salt = binary.LittleEndian.Uint32(b[len(logMagic)+4:])
-	if string(b[:]) != string(header(dim, salt)) {
-		return 0, imagebind.Errorf(imagebind.Invalid, "it does not begin as a log of rows of dim %d", dim)
+	salt = binary.LittleEndian.Uint32(b[len(logMagic)+8:])
+	if string(b) != string(header(dim, half, salt)) {
+		return 0, nil, imagebind.Errorf(imagebind.Invalid, "it does not begin as a log of rows of dim %d", dim)
 	}
-	return salt, nil
+	return salt, b, nil
 }
 
 // appendPut appends the record of a checked row.
-func appendPut(b []byte, r store.Row, metadata []byte, sum uint32, norm float32) []byte {
+func appendPut(b []byte, r store.Row, metadata []byte, v vectorNote) []byte {
 	b = append(b, kindPut)
-	b = binary.LittleEndian.AppendUint32(b, sum)
-	b = binary.LittleEndian.AppendUint32(b, math.Float32bits(norm))
+	for _, x := range []uint32{v.sum, math.Float32bits(v.norm), v.codesSum, math.Float32bits(v.scale), math.Float32bits(v.loss)} {
+		b = binary.LittleEndian.AppendUint32(b, x)
+	}
 	for _, n := range []int{len(r.ID), len(r.Caption), len(r.URI), len(metadata)} {
 		b = binary.LittleEndian.AppendUint16(b, uint16(n))
 	}
@@ -100,12 +116,13 @@ func readRecord(b []byte) (r record, n int, err error) {
 	case len(b) < putHeader || b[0] != kindPut:
 		return r, 0, errRecord
 	}
-	id, caption, uri, metadata := int(le.Uint16(b[9:])), int(le.Uint16(b[11:])), int(le.Uint16(b[13:])), int(le.Uint16(b[15:]))
+	id, caption, uri, metadata := int(le.Uint16(b[21:])), int(le.Uint16(b[23:])), int(le.Uint16(b[25:])), int(le.Uint16(b[27:]))
 	n = putHeader + id + caption + uri + metadata
 	if n > len(b) || id == 0 {
 		return r, 0, errRecord
 	}
-	r = record{kind: kindPut, sum: le.Uint32(b[1:]), norm: math.Float32frombits(le.Uint32(b[5:]))}
+	float := func(at int) float32 { return math.Float32frombits(le.Uint32(b[at:])) }
+	r = record{kind: kindPut, vectorNote: vectorNote{sum: le.Uint32(b[1:]), norm: float(5), codesSum: le.Uint32(b[9:]), scale: float(13), loss: float(17)}}
 	b = b[putHeader:]
 	r.id, b = b[:id], b[id:]
 	r.caption, b = b[:caption], b[caption:]
@@ -150,14 +167,15 @@ func groupSum(b []byte, salt uint32) uint32 {
 // An apply takes over a record of n bytes at a place of the log.
 type apply func(r record, at int64, n int) error
 
-// readLog reads a log of size bytes from a place between groups on, and hands every record of its whole groups to do. It returns
-// where the last whole group ends: what follows is a group that was being
+// readLog reads a log of size bytes from a place between groups on, and hands
+// every record of its whole groups to do, and then each group, with the place
+// where it ends, to whole, which may be nil. It returns where the last whole group ends: what follows is a group that was being
 // written when the process or the machine died, which nobody was told of.
 //
 // A group is written only after all before it are durable. So one that is
 // broken with a whole one behind it was whole once: that is damage, and an
 // error.
-func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply) (end int64, err error) {
+func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply, whole func(group []byte, end int64) error) (end int64, err error) {
 	var buf []byte
 	for at := from; at < size; {
 		var b []byte
@@ -178,6 +196,11 @@ func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply) (end int64,
 			return 0, err
 		}
 		at += int64(len(b))
+		if whole != nil {
+			if err := whole(b, at); err != nil {
+				return 0, err
+			}
+		}
 	}
 	return size, nil
 }

@@ -17,8 +17,9 @@ import (
 
 // formatVersion of manifests and of the files they lead to.
 //
-//	1  the first
-const formatVersion = 1
+//	1  fp32 rows alone, which searches read
+//	2  codes, and rows in float32 or float16; generations that are kept
+const formatVersion = 2
 
 const (
 	manifestFile = "manifest.json" // in a collection's folder: which rows serve
@@ -28,18 +29,36 @@ const (
 	maxDim = 32768
 )
 
-// A manifest says what a folder of rows is: of a collection, the one that
-// serves; of a build, the one that a job fills.
-type manifest struct {
-	Format     int       `json:"format"`
-	Name       string    `json:"name"`
+// How a generation's rows are stored.
+const (
+	float32Values = "float32"
+	float16Values = "float16"
+)
+
+// A generation is a folder of rows.
+type generation struct {
 	Dim        int       `json:"dim"`
-	Index      string    `json:"index"`
+	Values     string    `json:"values"` // float32 or float16
 	Model      string    `json:"model,omitempty"`
 	Generation int       `json:"generation"`
 	BuiltAt    time.Time `json:"built_at"`
-	Rows       string    `json:"rows"`          // the folder's name
-	Job        string    `json:"job,omitempty"` // of a build
+	Rows       string    `json:"rows"` // the folder's name
+	// The log's first bytes as the build left them, and their checksum. They hold
+	// the checksums of all its rows and codes.
+	LogBytes int64  `json:"log_bytes,omitempty"`
+	LogSum   uint32 `json:"log_sum,omitempty"`
+	Count    int    `json:"count"` // of rows: when it was built, or last served
+}
+
+// A manifest says what a folder of rows is: of a collection, the one that
+// serves; of a build, the one that a job fills.
+type manifest struct {
+	Format int    `json:"format"`
+	Name   string `json:"name"`
+	Index  string `json:"index"`
+	generation
+	Job  string       `json:"job,omitempty"`  // of a build
+	Kept []generation `json:"kept,omitempty"` // the one that served last first
 }
 
 var (
@@ -69,7 +88,7 @@ func newManifest(name string, spec store.Spec) (manifest, error) {
 	if len(spec.Model) > maxText {
 		return manifest{}, imagebind.Errorf(imagebind.Invalid, "a model id of %d bytes; it has at most %d", len(spec.Model), maxText)
 	}
-	return manifest{Format: formatVersion, Name: name, Dim: spec.Dim, Index: index, Model: spec.Model, Generation: 1}, nil
+	return manifest{Format: formatVersion, Name: name, Index: index, generation: generation{Dim: spec.Dim, Model: spec.Model, Generation: 1}}, nil
 }
 
 // parseManifest reads and checks a manifest of the collection name.
@@ -79,20 +98,44 @@ func parseManifest(b []byte, name string) (manifest, error) {
 		return m, imagebind.Errorf(imagebind.Invalid, "it is no manifest: %w", err)
 	}
 	switch {
-	case m.Format != formatVersion:
-		return m, imagebind.Errorf(imagebind.Invalid, "format %d; this program reads format %d", m.Format, formatVersion)
+	case m.Format < 1 || m.Format > formatVersion:
+		return m, imagebind.Errorf(imagebind.Invalid, "format %d; this program reads formats 1 to %d", m.Format, formatVersion)
 	case m.Name != name:
 		return m, imagebind.Errorf(imagebind.Invalid, "it is of the collection %q, not of %q", m.Name, name)
-	case m.Dim < 1 || m.Dim > maxDim:
-		return m, imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to %d", m.Dim, maxDim)
 	case m.Index != index:
 		return m, imagebind.Errorf(imagebind.Invalid, "index %q is not known", m.Index)
-	case m.Generation < 1:
-		return m, imagebind.Errorf(imagebind.Invalid, "generation %d; they count from 1", m.Generation)
-	case !rowsRE.MatchString(m.Rows):
-		return m, imagebind.Errorf(imagebind.Invalid, "rows %q is no folder of rows", m.Rows)
+	case m.Format == 1 && len(m.Kept) > 0:
+		return m, imagebind.Errorf(imagebind.Invalid, "generations are kept from format 2 on")
+	case m.Format == 1 && m.Values == "":
+		m.Values = float32Values
+	}
+	seen := map[string]bool{}
+	for _, g := range append([]generation{m.generation}, m.Kept...) {
+		if err := g.check(); err != nil {
+			return m, err
+		}
+		if seen[g.Rows] {
+			return m, imagebind.Errorf(imagebind.Invalid, "the folder %s is named twice", g.Rows)
+		}
+		seen[g.Rows] = true
 	}
 	return m, nil
+}
+
+func (g generation) check() error {
+	switch {
+	case g.Dim < 1 || g.Dim > maxDim:
+		return imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to %d", g.Dim, maxDim)
+	case g.Generation < 1:
+		return imagebind.Errorf(imagebind.Invalid, "generation %d; they count from 1", g.Generation)
+	case g.Values != float32Values && g.Values != float16Values:
+		return imagebind.Errorf(imagebind.Invalid, "values %q; they are %s or %s", g.Values, float32Values, float16Values)
+	case !rowsRE.MatchString(g.Rows):
+		return imagebind.Errorf(imagebind.Invalid, "rows %q is no folder of rows", g.Rows)
+	case g.Count < 0 || g.LogBytes < 0:
+		return imagebind.Errorf(imagebind.Invalid, "%d rows, %d bytes of log", g.Count, g.LogBytes)
+	}
+	return nil
 }
 
 // readManifest reads the manifest at path; a missing one is os.ErrNotExist.

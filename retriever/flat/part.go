@@ -12,22 +12,19 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
-	"unsafe"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/flat/kernel"
-	"imagebind-llm/retriever/store"
 )
 
 const (
-	rowsFile = "rows.f32"
-	logFile  = "rows.log"
-	// chunkRows is how many rows are mapped at a time; a multiple of the page
-	// size whatever the dim.
-	chunkRows = 16384
+	codesFile = "rows.i8"
+	rowsFile  = "rows.f32"
+	halfFile  = "rows.f16"
+	logFile   = "rows.log"
 	maxSlots  = math.MaxUint32 - 1
 )
 
@@ -50,18 +47,24 @@ var fsync = (*os.File).Sync
 // One goroutine at a time writes; any number search, each in the view that was
 // there when it began.
 type part struct {
-	dir         string
-	dim, stride int // stride is dim, padded
+	dir    string
+	dim    int
+	stride int  // of the codes: dim, padded
+	half   bool // rows are float16
 
-	rows, log *os.File
-	salt      uint32
-	end       int64 // of the log
-	pending   int   // rows written behind the last slot that the log has
-	ids       *ids
-	now       view  // what the next publish shows
-	owned     bool  // now.dead is not seen by any view yet
-	broken    error // why nothing may be written any more
-	shown     atomic.Pointer[view]
+	codes, rows table // what is searched, what is answered
+	log         *os.File
+	salt        uint32
+	end         int64  // of the log
+	sum         uint32 // checksum of the log up to there
+	pending     int    // rows written behind the last slot that the log has
+	eager       bool   // much is written: the disk begins with it at once
+	ids         *ids
+	now         view  // what the next publish shows
+	owned       bool  // now.dead is not seen by any view yet
+	broken      error // why nothing may be written any more
+	shown       atomic.Pointer[view]
+	gate        gate // of its searches
 
 	mu      sync.Mutex
 	refs    int
@@ -70,13 +73,18 @@ type part struct {
 
 // A view is the rows at a moment. It never changes.
 type view struct {
-	n       int // slots
-	deaths  int
-	chunks  [][]float32 // [chunkRows, stride] each, mapped
-	places  []place     // [n]
-	sums    []uint32    // [n], checksums of the vectors
-	dead    []uint64    // a bit for each slot; slots behind its end live
-	maxNorm float32     // no vector is longer
+	n      int // slots
+	deaths int
+	end    int64     // of the log
+	codes  [][]byte  // [chunkRows, stride] int8 each, mapped
+	rows   [][]byte  // [chunkRows, dim] float32 or float16 each, mapped
+	places []place   // [n]
+	sums   []uint32  // [n], checksums of the rows
+	scales []float32 // [n], of the codes: row ≈ scale·codes
+	widths []float32 // [n], how far a row may be from that, seen from a unit query (see width)
+	dead   []uint64  // a bit for each slot; slots behind its end live
+	// maxNorm: no row is longer.
+	maxNorm float32
 }
 
 func (v *view) count() int { return v.n - v.deaths }
@@ -85,29 +93,41 @@ func (v *view) alive(slot int) bool {
 	return slot>>6 >= len(v.dead) || v.dead[slot>>6]>>(slot&63)&1 == 0
 }
 
-// row returns the padded vector of a slot. It is only good while the part is in use.
-func (v *view) row(slot, stride int) []float32 {
-	at := slot % chunkRows * stride
-	return v.chunks[slot/chunkRows][at : at+stride]
+// stored is the memory of a slot's row. It is only good while the part is in use.
+func (p *part) stored(v *view, slot int) []byte {
+	at := slot % chunkRows * p.rows.size
+	return v.rows[slot/chunkRows][at : at+p.rows.size]
 }
 
-// raw is the memory of v.
-func raw(v []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
+// vector returns stored bytes of a row as its values: those themselves, or
+// buf [dim] filled with them.
+func (p *part) vector(stored []byte, buf []float32) []float32 {
+	if !p.half {
+		return valuesOf[float32](stored)
+	}
+	kernel.FromHalf(buf, valuesOf[uint16](stored))
+	return buf
+}
+
+func newPart(dir string, dim int, half bool) *part {
+	return &part{dir: dir, dim: dim, stride: kernel.Pad8(dim), half: half, ids: newIDs()}
 }
 
 // createPart makes an empty folder of rows.
-func createPart(dir string, dim int) (*part, error) {
+func createPart(dir string, dim int, half bool) (*part, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	p := &part{dir: dir, dim: dim, stride: kernel.Pad(dim), ids: newIDs(), salt: rand.Uint32(), end: headerBytes}
+	p := newPart(dir, dim, half)
+	p.salt, p.end = rand.Uint32(), headerBytes
+	head := header(dim, half, p.salt)
+	p.sum = crc32.Checksum(head, castagnoli)
 	err := p.files(os.O_RDWR | os.O_CREATE | os.O_EXCL)
 	if err == nil {
-		_, err = p.log.Write(header(dim, p.salt))
+		_, err = p.log.Write(head)
 	}
 	if err == nil {
-		err = errors.Join(p.log.Sync(), p.rows.Sync(), syncDir(dir), syncDir(filepath.Dir(dir)))
+		err = errors.Join(p.log.Sync(), p.rows.f.Sync(), p.codes.f.Sync(), syncDir(dir), syncDir(filepath.Dir(dir)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.close(), os.RemoveAll(dir))
@@ -117,24 +137,31 @@ func createPart(dir string, dim int) (*part, error) {
 }
 
 func (p *part) files(flag int) (err error) {
-	if p.rows, err = os.OpenFile(filepath.Join(p.dir, rowsFile), flag, 0o644); err != nil {
+	name, size := rowsFile, 4*p.dim
+	if p.half {
+		name, size = halfFile, 2*p.dim
+	}
+	if p.codes, err = openTable(p.dir, codesFile, p.stride, flag, unix.MADV_SEQUENTIAL); err != nil {
+		return err
+	}
+	if p.rows, err = openTable(p.dir, name, size, flag, unix.MADV_RANDOM); err != nil {
 		return err
 	}
 	p.log, err = os.OpenFile(filepath.Join(p.dir, logFile), flag, 0o644)
 	return err
 }
 
-// openPart reads a folder of rows. A group of records that was never whole is
-// cut off the log.
-func openPart(dir string, dim int) (*part, error) {
-	p := &part{dir: dir, dim: dim, stride: kernel.Pad(dim), ids: newIDs()}
-	if err := p.open(); err != nil {
+// openPart reads the folder of g's rows. A group of records that was never
+// whole is cut off the log.
+func openPart(dir string, g generation) (*part, error) {
+	p := newPart(dir, g.Dim, g.Values == float16Values)
+	if err := p.open(g); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), p.close())
 	}
 	return p, nil
 }
 
-func (p *part) open() error {
+func (p *part) open(g generation) error {
 	if err := p.files(os.O_RDWR); err != nil {
 		return err
 	}
@@ -142,9 +169,20 @@ func (p *part) open() error {
 	if err != nil {
 		return err
 	}
-	end := int64(headerBytes)
-	if p.salt, err = readHeader(p.log, p.dim); err == nil {
-		end, err = readLog(p.log, info.Size(), end, p.salt, p.apply)
+	var head []byte
+	if p.salt, head, err = readHeader(p.log, p.dim, p.half); err != nil {
+		return fmt.Errorf("%s: %w", logFile, err)
+	}
+	p.sum = crc32.Checksum(head, castagnoli)
+	end, err := readLog(p.log, info.Size(), headerBytes, p.salt, p.apply, func(group []byte, end int64) error {
+		p.sum = crc32.Update(p.sum, castagnoli, group)
+		if end == g.LogBytes && p.sum != g.LogSum {
+			return imagebind.Errorf(imagebind.Invalid, "its first %d bytes are not those of generation %d", end, g.Generation)
+		}
+		return nil
+	})
+	if err == nil && end < g.LogBytes {
+		err = imagebind.Errorf(imagebind.Invalid, "it ends at byte %d; generation %d was %d bytes when it was built", end, g.Generation, g.LogBytes)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", logFile, err)
@@ -155,46 +193,25 @@ func (p *part) open() error {
 		}
 	}
 	p.end = end
-	if info, err = p.rows.Stat(); err != nil {
-		return err
-	}
-	if want := int64(p.now.n) * int64(4*p.stride); info.Size() < want {
-		return imagebind.Errorf(imagebind.Invalid, "%s: %d bytes; the log tells of %d rows, %d bytes", rowsFile, info.Size(), p.now.n, want)
-	}
-	if err := p.mapRows(p.now.n); err != nil {
-		return err
+	for _, t := range []*table{&p.codes, &p.rows} {
+		if err := t.holds(p.now.n); err != nil {
+			return imagebind.Errorf(imagebind.Invalid, "%w", err)
+		}
+		if err := t.grow(p.now.n); err != nil {
+			return err
+		}
 	}
 	p.publish()
 	return nil
 }
 
-// mapRows maps the file as far as n rows go. What lies behind the file's end
-// is mapped too, and read only after it was written.
-func (p *part) mapRows(n int) error {
-	for len(p.now.chunks)*chunkRows < n {
-		size := 4 * chunkRows * p.stride
-		b, err := unix.Mmap(int(p.rows.Fd()), int64(len(p.now.chunks))*int64(size), size, unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return fmt.Errorf("map %s: %w", rowsFile, err)
-		}
-		p.now.chunks = append(p.now.chunks, unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), size/4))
-	}
-	return nil
-}
-
 // close gives files and memory back. Nothing may use the part any more.
 func (p *part) close() error {
-	var errs []error
-	for _, c := range p.now.chunks {
-		errs = append(errs, unix.Munmap(raw(c)))
+	err := errors.Join(p.codes.close(), p.rows.close())
+	if p.log != nil {
+		err = errors.Join(err, p.log.Close())
 	}
-	p.now.chunks = nil
-	for _, f := range []*os.File{p.rows, p.log} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 // use keeps the part open until done; false when it is retired already.
@@ -206,6 +223,13 @@ func (p *part) use() bool {
 	}
 	p.refs++
 	return true
+}
+
+// hold is one more use, for who has one already.
+func (p *part) hold() {
+	p.mu.Lock()
+	p.refs++
+	p.mu.Unlock()
 }
 
 func (p *part) done() {
@@ -232,6 +256,7 @@ func (p *part) retire(then func(*part)) {
 // publish shows searches what the writer has done.
 func (p *part) publish() {
 	v := p.now
+	v.end, v.codes, v.rows = p.end, p.codes.chunks, p.rows.chunks
 	p.owned = false
 	p.shown.Store(&v)
 }
@@ -259,6 +284,16 @@ func (p *part) record(pl place, buf []byte) (record, []byte, error) {
 	return r, buf, err
 }
 
+// metadata reads a record's metadata; nil for none.
+func (r record) fields() (m map[string]any, err error) {
+	if len(r.metadata) > 0 {
+		if err := json.Unmarshal(r.metadata, &m); err != nil {
+			return nil, fmt.Errorf("metadata of %s: %w", r.id, err)
+		}
+	}
+	return m, nil
+}
+
 // lookup returns the entry of an id; its slot may be dead.
 func (p *part) lookup(id []byte) (*entry, error) {
 	return p.ids.find(id, func(slot int) (bool, error) {
@@ -279,126 +314,48 @@ func (p *part) apply(r record, at int64, n int) error {
 	if r.kind == kindDelete {
 		return nil
 	}
-	if !(r.norm >= 0) {
-		return fmt.Errorf("a vector of length %v", r.norm)
+	if !(r.norm >= 0 && r.scale >= 0 && r.loss >= 0) {
+		return fmt.Errorf("a vector of length %v, scale %v, loss %v", r.norm, r.scale, r.loss)
 	}
 	if p.now.n >= maxSlots || at+int64(n) > maxLog {
 		return errors.New("no room for more rows")
 	}
 	p.ids.put(e, p.now.n)
-	p.now.places = append(p.now.places, newPlace(at, n))
-	p.now.sums = append(p.now.sums, r.sum)
-	p.now.maxNorm = max(p.now.maxNorm, r.norm)
-	p.now.n++
+	v := &p.now
+	v.places = append(v.places, newPlace(at, n))
+	v.sums = append(v.sums, r.sum)
+	v.scales = append(v.scales, r.scale)
+	v.widths = append(v.widths, width(r.scale, r.loss))
+	v.maxNorm = max(v.maxNorm, r.norm)
+	v.n++
 	return nil
 }
 
-// A batch is rows as they are stored.
-type batch struct {
-	n       int
-	vectors []float32 // [n, stride]
-	records []byte
-	lens    []int // of the records
-}
-
-// encode checks rows and makes a batch of them.
-func encode(rows []store.Row, dim int) (*batch, error) {
-	stride := kernel.Pad(dim)
-	b := &batch{n: len(rows), vectors: make([]float32, len(rows)*stride), lens: make([]int, 0, len(rows))}
-	for i, r := range rows {
-		metadata, err := check(i, r, dim)
-		if err != nil {
-			return nil, err
-		}
-		v := b.vectors[i*stride : (i+1)*stride]
-		copy(v, r.Vector)
-		before := len(b.records)
-		b.records = appendPut(b.records, r, metadata, crc32.Checksum(raw(v), castagnoli), up(r.Vector.Norm()))
-		b.lens = append(b.lens, len(b.records)-before)
-	}
-	return b, nil
-}
-
-// up rounds a length to float32, not down.
-func up(x float64) float32 {
-	f := float32(x)
-	if float64(f) < x {
-		f = math.Nextafter32(f, float32(math.Inf(1)))
-	}
-	return min(f, math.MaxFloat32)
-}
-
-// check returns the metadata of a row that may be stored, as JSON.
-func check(i int, r store.Row, dim int) ([]byte, error) {
-	switch {
-	case len(r.ID) == 0 || len(r.ID) > maxID:
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d: an id of %d bytes; it has 1 to %d", i, len(r.ID), maxID)
-	case len(r.Vector) != dim:
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): a vector of %d values; the collection's dim is %d", i, r.ID, len(r.Vector), dim)
-	case !r.Vector.Finite():
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector holds NaN or infinity", i, r.ID)
-	case r.Vector.Norm() == 0:
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector is zero", i, r.ID)
-	case len(r.Caption) > maxText || len(r.URI) > maxText:
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): caption and uri have at most %d bytes", i, r.ID, maxText)
-	case len(r.Metadata) == 0:
-		return nil, nil
-	}
-	m, err := canonical(r.Metadata)
-	if err != nil {
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): metadata: %w", i, r.ID, err)
-	}
-	if len(m) > maxMetadata {
-		return nil, imagebind.Errorf(imagebind.Invalid, "row %d (%s): %d bytes of metadata; at most %d are stored", i, r.ID, len(m), maxMetadata)
-	}
-	return m, nil
-}
-
-// canonical writes metadata so that equal values are equal bytes: as
-// encoding/json writes what it reads.
-func canonical(m map[string]any) ([]byte, error) {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range m {
-		ok := utf8.ValidString(k)
-		switch v := v.(type) {
-		case nil, bool, float64, []any, map[string]any:
-		case string:
-			ok = ok && utf8.ValidString(v)
-		default:
-			ok = false
-		}
-		if ok {
-			continue
-		}
-		var again map[string]any
-		if err := json.Unmarshal(b, &again); err != nil {
-			return nil, err
-		}
-		return json.Marshal(again)
-	}
-	return b, nil
-}
-
-// add writes vectors [n, stride] behind the last row. They count, and are
-// durable, after commit with their records.
-func (p *part) add(vectors []float32) error {
+// add writes a batch behind the last row. Its rows count, and are durable,
+// after commit with their records.
+func (p *part) add(b *batch) error {
 	if p.broken != nil {
 		return p.broken
 	}
-	n := len(vectors) / p.stride
-	if p.now.n+p.pending+n > maxSlots {
+	slot := p.now.n + p.pending
+	if slot+b.n > maxSlots {
 		return imagebind.Errorf(imagebind.Invalid, "%s holds as many rows as it can", p.dir)
 	}
-	if err := p.mapRows(p.now.n + p.pending + n); err != nil {
-		return err
+	for _, w := range []struct {
+		t *table
+		b []byte
+	}{{&p.codes, bytesOf(b.codes)}, {&p.rows, b.rows}} {
+		if err := w.t.grow(slot + b.n); err != nil {
+			return err
+		}
+		if err := w.t.write(w.b, slot); err != nil {
+			return err
+		}
+		if p.eager {
+			startWriting(w.t.f, int64(slot)*int64(w.t.size), int64(len(w.b)))
+		}
 	}
-	if _, err := p.rows.WriteAt(raw(vectors), int64(p.now.n+p.pending)*int64(4*p.stride)); err != nil {
-		return err
-	}
-	p.pending += n
+	p.pending += b.n
 	return nil
 }
 
@@ -421,8 +378,11 @@ func (p *part) commit(groups []byte) (err error) {
 		return p.broken
 	}
 	if rows > 0 {
-		if err := fsync(p.rows); err != nil {
-			return fail("sync "+rowsFile, err)
+		var both errgroup.Group
+		both.Go(func() error { return fsync(p.codes.f) })
+		both.Go(func() error { return fsync(p.rows.f) })
+		if err := both.Wait(); err != nil {
+			return fail("sync the rows", err)
 		}
 	}
 	if _, err := p.log.WriteAt(groups, p.end); err != nil {
@@ -436,46 +396,9 @@ func (p *part) commit(groups []byte) (err error) {
 	}
 	at := p.end
 	p.end += int64(len(groups))
+	p.sum = crc32.Update(p.sum, castagnoli, groups)
 	if err := eachRecord(groups, at, p.apply); err != nil {
 		return fail("take over what was written", err)
 	}
 	return nil
-}
-
-// A groups collects records into groups.
-type groups struct {
-	salt   uint32
-	sealed []byte
-	open   group
-}
-
-func (g *groups) add(record []byte) {
-	g.open.add(record)
-	if g.open.full() {
-		g.flush()
-	}
-}
-
-func (g *groups) flush() {
-	if g.open.n > 0 {
-		g.sealed = append(g.sealed, g.open.seal(g.salt)...)
-		g.open.reset()
-	}
-}
-
-// addBatch collects a batch's records.
-func (g *groups) addBatch(b *batch) {
-	at := 0
-	for _, n := range b.lens {
-		g.add(b.records[at : at+n])
-		at += n
-	}
-}
-
-// take returns the groups and starts again.
-func (g *groups) take() []byte {
-	g.flush()
-	b := g.sealed
-	g.sealed = nil
-	return b
 }
