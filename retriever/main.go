@@ -35,6 +35,8 @@ type options struct {
 	Listen     string        `koanf:"listen" help:"address to answer on, host:port"`
 	Data       string        `koanf:"data" help:"folder of collections and jobs, made when absent"`
 	Store      string        `koanf:"store" help:"where rows are kept: embedded (exact, files in --data) or milvus"`
+	Keep       int           `koanf:"keep" help:"generations that served and are kept beside the one that does, to go back to"`
+	Values     string        `koanf:"values" help:"embedded store: rows of new generations in float32, or in float16 (half the disk, rounded)"`
 	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
 	Keys       []string      `koanf:"keys" secret:"true" help:"bearer keys, any of which lets a request in; none: no check"`
 	Runners    []string      `koanf:"runners" help:"URLs of runners that rebuild jobs may have media embedded by; empty: none"`
@@ -70,7 +72,7 @@ type options struct {
 }
 
 func defaults() *options {
-	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, Grace: 15 * time.Second,
+	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", Keep: 1, Values: "float32", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, Grace: 15 * time.Second,
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
 		MilvusNList: 1024, MilvusNProbe: 128, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
@@ -138,6 +140,10 @@ func (o *options) check() error {
 		return fmt.Errorf("--store %q: it is embedded or milvus", o.Store)
 	case o.Store == "milvus" && o.Milvus == "":
 		return errors.New("--store milvus needs --milvus HOST:PORT")
+	case o.Values != "float32" && o.Values != "float16":
+		return fmt.Errorf("--values %q: they are float32 or float16", o.Values)
+	case o.Keep < 0:
+		return fmt.Errorf("--keep %d: it is 0 or more", o.Keep)
 	case o.Data == "":
 		return errors.New("--data is empty; name a folder")
 	case o.RunnerWait <= 0:
@@ -169,7 +175,11 @@ func (o *options) open() (store.Store, error) {
 			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe,
 			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
 	}
-	return flat.Open(filepath.Join(o.Data, "collections"), flat.Options{})
+	keep := o.Keep
+	if keep == 0 {
+		keep = -1 // none
+	}
+	return flat.Open(filepath.Join(o.Data, "collections"), flat.Options{Keep: keep, Half: o.Values == "float16"})
 }
 
 func (o *options) serve(ctx context.Context) (err error) {
