@@ -243,6 +243,9 @@ func (b *builder) commit() error {
 	}
 	b.p = nil
 	b.forget()
+	for _, c := range p.codes.chunks { // searches will want them all
+		fetch(c)
+	}
 	if err := os.Remove(filepath.Join(p.dir, buildFile)); err != nil {
 		slog.Warn("flat: a build's note stays until the next start", "folder", p.dir, "err", err)
 	}

@@ -438,6 +438,12 @@ func TestDamagedRows(t *testing.T) {
 	if err := q(2999); imagebind.KindOf(err) != imagebind.Internal || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("a file cut short: %v", err)
 	}
+	if err := os.Truncate(filepath.Join(filepath.Dir(path), codesFile), 4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := q(0); imagebind.KindOf(err) != imagebind.Internal || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("codes cut short: %v", err)
+	}
 }
 
 // What crashes leave is removed at the next start, but for the builds of jobs.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -166,6 +167,53 @@ func FuzzRows(f *testing.F) {
 		}
 		for k := 1; k < 4; k++ { // vectors do not fit their checksums here: an error, no panic
 			_, _ = p.search(t.Context(), store.Query{Vectors: []imagebind.Embedding{make(imagebind.Embedding, 5)}, K: k, Filter: map[string]any{"a": 1.0}})
+		}
+	})
+}
+
+// FuzzOld reads bytes as a log of format 1.
+func FuzzOld(f *testing.F) {
+	const dir = "testdata/format1/pets/rows-000001"
+	b, err := os.ReadFile(filepath.Join(dir, logFile))
+	if err != nil {
+		f.Fatal(err)
+	}
+	rows, err := os.ReadFile(filepath.Join(dir, rowsFile))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, rows)
+	f.Add(b[:len(b)-3], rows)
+	f.Add(b, rows[:100])
+	f.Fuzz(func(t *testing.T, b, rows []byte) {
+		if len(b) > oldHeaderBytes { // past the checksums
+			copy(b, oldMagic)
+			le := binary.LittleEndian
+			le.PutUint32(b[8:], 19)
+			le.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
+			for at := oldHeaderBytes; at+groupHeader <= len(b); {
+				n := groupHeader + int(le.Uint32(b[at+4:]))
+				if n > len(b)-at {
+					break
+				}
+				copy(b[at:], groupMagic)
+				le.PutUint32(b[at+12:], groupSum(b[at:at+n], le.Uint32(b[12:])))
+				at += n
+			}
+		}
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{logFile: b, rowsFile: rows} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, err := createPart(filepath.Join(dir, "new"), 19, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		if err := readOld(dir, p); err == nil && p.now.n != len(p.now.places) {
+			t.Errorf("%d slots, %d places", p.now.n, len(p.now.places))
 		}
 	})
 }

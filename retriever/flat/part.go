@@ -174,6 +174,11 @@ func (p *part) open(g generation) error {
 		return fmt.Errorf("%s: %w", logFile, err)
 	}
 	p.sum = crc32.Checksum(head, castagnoli)
+	if n := min(g.Count, int(info.Size()/putHeader)); n > 0 {
+		v := &p.now
+		v.places, v.sums = make([]place, 0, n), make([]uint32, 0, n)
+		v.scales, v.widths = make([]float32, 0, n), make([]float32, 0, n)
+	}
 	end, err := readLog(p.log, info.Size(), headerBytes, p.salt, p.apply, func(group []byte, end int64) error {
 		p.sum = crc32.Update(p.sum, castagnoli, group)
 		if end == g.LogBytes && p.sum != g.LogSum {

@@ -14,6 +14,10 @@ import (
 	"imagebind-llm/retriever/store"
 )
 
+// fetchBytes of rows may well not be all in memory: a search then asks for those
+// that it will score before it does, so that the disk has them to do at once.
+const fetchBytes = 1 << 30
+
 // maxAnswer is how many bytes of vectors one search may return.
 const maxAnswer = 2 << 30
 
@@ -118,6 +122,11 @@ func (p *part) finish(ctx context.Context, v *view, qs []query, tops []*top) ([]
 // first.
 func (p *part) score(v *view, q imagebind.Embedding, t *top) []scored {
 	slices.SortFunc(t.hits, func(a, b hit) int { return cmp.Compare(b.high, a.high) })
+	if v.n*p.rows.size >= fetchBytes { // else they are in memory, or soon will be
+		for _, h := range t.hits {
+			fetch(p.stored(v, int(h.slot)))
+		}
+	}
 	buf := make([]float32, p.dim)
 	list := make([]scored, 0, len(t.hits))
 	byScore := func(a, b scored) int { return cmp.Compare(b.score, a.score) }

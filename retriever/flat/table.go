@@ -42,6 +42,15 @@ func (t *table) grow(n int) error {
 	return nil
 }
 
+// fetch asks the system for a chunk of rows, or for one row, before it is read.
+func fetch(mapped []byte) {
+	// It wants whole pages; the address before is in the same mapping.
+	p := uintptr(unsafe.Pointer(unsafe.SliceData(mapped)))
+	off := p % uintptr(os.Getpagesize())
+	start := unsafe.Add(unsafe.Pointer(unsafe.SliceData(mapped)), -int(off))
+	_ = unix.Madvise(unsafe.Slice((*byte)(start), len(mapped)+int(off)), unix.MADV_WILLNEED)
+}
+
 // write puts whole rows at slot and behind.
 func (t *table) write(rows []byte, slot int) error {
 	_, err := t.f.WriteAt(rows, int64(slot)*int64(t.size))
