@@ -1,76 +1,102 @@
-// Package kernel scores rows against queries: many inner products of fp32
-// vectors at once, in registers, with AVX2 where the machine has it and in
-// plain Go elsewhere.
-//
-// The results are sums in fp32 in an order that differs between machines;
-// Error bounds by how much they may be off. Whoever needs exact results takes
-// the candidates that the bound leaves and scores those again.
+// Package kernel does the arithmetic of rows that there are millions of: 8-bit
+// codes and their exact inner products with queries, half precision, sums in
+// float64. With AVX-512 or AVX2 where the machine has them, and in plain Go
+// elsewhere.
 package kernel
 
 import "math"
 
 //go:generate go run ./gen -out kernel_amd64.s -stubs stubs_amd64.go -pkg kernel
 
-// Align is what the length of vectors is padded to, with zeros: 64 bytes.
-const Align = 16
+// Align8 is what the length of 8-bit rows is padded to, with zeros: 64 bytes.
+const Align8 = 64
 
-// Pad returns dim rounded up to a multiple of Align.
-func Pad(dim int) int { return (dim + Align - 1) / Align * Align }
+// Pad8 returns dim rounded up to a multiple of Align8.
+func Pad8(dim int) int { return (dim + Align8 - 1) / Align8 * Align8 }
 
-// Error returns how far a score of a row and a query may be from the exact
-// inner product, given the product of their lengths: n roundings in a row of
-// fp32, n as the longest chain of additions in any of the kernels, plus what
-// is lost to denormals.
-func Error(stride int, norms float64) float64 {
-	n := float64(stride)/4 + 8
-	return 1.01*n*0x1p-24*norms + float64(stride)*0x1p-148
+// Quantise writes a row [dim] as 8-bit values [Pad8(dim)]: row ≈ scale·dst, with
+// scale = max|row|/127, rounded to the nearest, ties to even, and zeros behind
+// it. It returns the scale and the length of what was rounded away,
+// ‖row - scale·dst‖, not less. The row is finite.
+func Quantise(dst []int8, row []float32) (scale, loss float32) {
+	if len(dst) != Pad8(len(row)) {
+		panic("kernel: dst holds a row's values, padded")
+	}
+	return active.quantise(dst, row)
 }
 
-// Limit is the largest product of two lengths for which no sum of Scores
-// overflows.
-const Limit = math.MaxFloat32 / 4
+// MaxQuery is the largest absolute value in a query for rows of a stride: with
+// it no sum of Scores8 overflows.
+func MaxQuery(stride int) int { return min(16383, math.MaxInt32/(127*stride)) }
 
-// Scores writes the inner products dst[r][q] of rows [R, stride] with queries
-// [Q, stride]: R = len(rows)/stride, Q = len(queries)/stride. It panics when
-// the lengths do not fit or stride is no multiple of Align.
-//
-// A few dozen rows at a time stay in the second cache while all queries pass.
-func Scores(dst, rows, queries []float32, stride int) {
-	if stride <= 0 || stride%Align != 0 || len(rows)%stride != 0 || len(queries)%stride != 0 {
-		panic("kernel: rows and queries are whole vectors of a multiple of 16 values")
+// QuantiseQuery writes a query [dim] as 16-bit values [Pad8(dim)]: query ≈
+// scale·dst with scale = max|query|/MaxQuery(stride). It returns the scale and
+// the length of what was rounded away, not less. The query is finite.
+func QuantiseQuery(dst []int16, query []float32) (scale, loss float32) {
+	if len(dst) != Pad8(len(query)) {
+		panic("kernel: dst holds a query's values, padded")
+	}
+	return plainQuantise(dst, query, MaxQuery(len(dst)))
+}
+
+// Scores8 writes the inner products dst[r][q] of 8-bit rows [R, stride] with
+// 16-bit queries [Q, stride]: R = len(rows)/stride, Q = len(queries)/stride,
+// stride a multiple of Align8, |query| ≤ MaxQuery(stride). They are exact, and so the same on every machine.
+func Scores8(dst []int32, rows []int8, queries []int16, stride int) {
+	if stride <= 0 || stride%Align8 != 0 || len(rows)%stride != 0 || len(queries)%stride != 0 {
+		panic("kernel: rows and queries are whole vectors of a multiple of 64 values")
 	}
 	r, q := len(rows)/stride, len(queries)/stride
 	if len(dst) != r*q {
 		panic("kernel: dst holds one value for each row and query")
 	}
 	if r > 0 && q > 0 {
-		scores(dst, rows, queries, stride)
+		active.scores8(dst, rows, queries, stride)
 	}
 }
 
-// Name says which kernel this machine runs: avx2 or go.
-func Name() string { return name }
+// SumSquares returns Σ x², summed in float64: not finite exactly when x is not.
+func SumSquares(x []float32) float64 { return active.sumSquares(x) }
 
-// plain is Scores in Go.
-func plain(dst, rows, queries []float32, stride int) {
-	nq := len(queries) / stride
-	for r := range len(rows) / stride {
-		row := rows[r*stride : (r+1)*stride]
-		for q := range nq {
-			dst[r*nq+q] = dot(row, queries[q*stride:(q+1)*stride])
-		}
+// Dot returns the inner product of vectors of one length, summed in float64.
+func Dot(a, b []float32) float64 {
+	if len(a) != len(b) {
+		panic("kernel: Dot of two lengths")
 	}
+	return active.dot64(a, b)
 }
 
-// dot keeps four sums, which a processor adds to at the same time.
-func dot(a, b []float32) float32 {
-	var s0, s1, s2, s3 float32
-	for len(a) >= 4 && len(b) >= 4 {
-		s0 += a[0] * b[0]
-		s1 += a[1] * b[1]
-		s2 += a[2] * b[2]
-		s3 += a[3] * b[3]
-		a, b = a[4:], b[4:]
+// ToHalf rounds to IEEE binary16, to the nearest, ties to even. |src| ≤ MaxHalf.
+func ToHalf(dst []uint16, src []float32) {
+	if len(dst) != len(src) {
+		panic("kernel: ToHalf of two lengths")
 	}
-	return (s0 + s1) + (s2 + s3)
+	active.toHalf(dst, src)
 }
+
+// MaxHalf is the largest value of binary16.
+const MaxHalf = 65504
+
+// FromHalf is the way back. It is exact.
+func FromHalf(dst []float32, src []uint16) {
+	if len(dst) != len(src) {
+		panic("kernel: FromHalf of two lengths")
+	}
+	active.fromHalf(dst, src)
+}
+
+// Name says which kernels this machine runs: avx512, avx2 or go.
+func Name() string { return active.name }
+
+// A set is the kernels of one kind of processor.
+type set struct {
+	name       string
+	quantise   func(dst []int8, row []float32) (scale, loss float32)
+	scores8    func(dst []int32, rows []int8, queries []int16, stride int)
+	sumSquares func(x []float32) float64
+	dot64      func(a, b []float32) float64
+	toHalf     func(dst []uint16, src []float32)
+	fromHalf   func(dst []float32, src []uint16)
+}
+
+var active = choose()

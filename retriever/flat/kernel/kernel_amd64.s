@@ -2,521 +2,1407 @@
 
 #include "textflag.h"
 
-// func avx2_4x1(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_4x1(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
+// func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·avx2_codes_4x1(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DI
+	LEAQ  (SI)(SI*1), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
 
 loop:
-	VMOVUPS      (CX), Y4
-	VFMADD231PS  (AX), Y4, Y0
-	VFMADD231PS  (AX)(DX*1), Y4, Y1
-	VFMADD231PS  (AX)(DX*2), Y4, Y2
-	VFMADD231PS  (AX)(SI*1), Y4, Y3
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
+	PREFETCHT0   4096(AX)
+	PREFETCHT0   4096(AX)(DX*1)
+	PREFETCHT0   4096(AX)(SI*1)
+	PREFETCHT0   4096(AX)(DI*1)
+	VMOVDQU      (CX), Y4
+	VPMOVSXBW    (AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    (AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    (AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    (AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      32(CX), Y4
+	VPMOVSXBW    16(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    16(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    16(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    16(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      64(CX), Y4
+	VPMOVSXBW    32(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    32(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    32(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    32(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      96(CX), Y4
+	VPMOVSXBW    48(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    48(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    48(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    48(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
 	JNZ          loop
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X4
-	VADDPS       X4, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x4e, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0xb1, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, (AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, (AX)
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, (AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VHADDPS      X3, X3, X3
-	VHADDPS      X3, X3, X3
-	VMOVSS       X3, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0xb1, X3, X0
+	VPADDD       X0, X3, X3
+	VMOVD        X3, (AX)
 	VZEROUPPER
 	RET
 
-// func avx2_4x2(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_4x2(SB), NOSPLIT, $0-48
+// func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
+TEXT ·avx512_codes_4x1(SB), NOSPLIT, $0-48
 	MOVQ   rows+16(FP), AX
 	MOVQ   queries+24(FP), CX
 	MOVQ   stride+32(FP), DX
 	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
 
 loop:
-	VMOVUPS      (CX), Y8
-	VMOVUPS      (CX)(DX*1), Y9
-	VMOVUPS      (AX), Y10
-	VFMADD231PS  Y10, Y8, Y0
-	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (AX)(DX*1), Y10
-	VFMADD231PS  Y10, Y8, Y2
-	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (AX)(DX*2), Y10
-	VFMADD231PS  Y10, Y8, Y4
-	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (AX)(SI*1), Y10
-	VFMADD231PS  Y10, Y8, Y6
-	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
+	PREFETCHT0    4096(AX)
+	PREFETCHT0    4096(AX)(DX*1)
+	PREFETCHT0    4096(AX)(SI*1)
+	PREFETCHT0    4096(AX)(DI*1)
+	VMOVDQU16     (CX), Z4
+	VPMOVSXBW     (AX), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z0, Z0
+	VPMOVSXBW     (AX)(DX*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z1, Z1
+	VPMOVSXBW     (AX)(SI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z2, Z2
+	VPMOVSXBW     (AX)(DI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z3, Z3
+	VMOVDQU16     64(CX), Z4
+	VPMOVSXBW     32(AX), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z0, Z0
+	VPMOVSXBW     32(AX)(DX*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z1, Z1
+	VPMOVSXBW     32(AX)(SI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z2, Z2
+	VPMOVSXBW     32(AX)(DI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z3, Z3
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y4
+	VPADDD        Y4, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0x4e, X0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0xb1, X0, X4
+	VPADDD        X4, X0, X0
+	VMOVD         X0, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, (AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_4x2(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DI
+	LEAQ  (SI)(SI*1), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+loop:
+	VMOVDQU      (CX), Y8
+	VMOVDQU      (CX)(SI*1), Y9
+	VPMOVSXBW    (AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    (AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    (AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    (AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      32(CX), Y8
+	VMOVDQU      32(CX)(SI*1), Y9
+	VPMOVSXBW    16(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    16(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    16(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    16(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      64(CX), Y8
+	VMOVDQU      64(CX)(SI*1), Y9
+	VPMOVSXBW    32(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    32(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    32(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    32(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      96(CX), Y8
+	VMOVDQU      96(CX)(SI*1), Y9
+	VPMOVSXBW    48(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    48(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    48(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    48(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
 	JNZ          loop
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X8
-	VADDPS       X8, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
+	VEXTRACTI128 $0x01, Y0, X8
+	VPADDD       X8, X0, X0
+	VPSHUFD      $0x4e, X0, X8
+	VPADDD       X8, X0, X0
+	VPSHUFD      $0xb1, X0, X8
+	VPADDD       X8, X0, X0
+	VMOVD        X0, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, (AX)
-	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VHADDPS      X3, X3, X3
-	VHADDPS      X3, X3, X3
-	VMOVSS       X3, 4(AX)
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0xb1, X3, X0
+	VPADDD       X0, X3, X3
+	VMOVD        X3, 4(AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y4, X0
-	VADDPS       X0, X4, X4
-	VHADDPS      X4, X4, X4
-	VHADDPS      X4, X4, X4
-	VMOVSS       X4, (AX)
-	VEXTRACTF128 $0x01, Y5, X0
-	VADDPS       X0, X5, X5
-	VHADDPS      X5, X5, X5
-	VHADDPS      X5, X5, X5
-	VMOVSS       X5, 4(AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0xb1, X4, X0
+	VPADDD       X0, X4, X4
+	VMOVD        X4, (AX)
+	VEXTRACTI128 $0x01, Y5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0x4e, X5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0xb1, X5, X0
+	VPADDD       X0, X5, X5
+	VMOVD        X5, 4(AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y6, X0
-	VADDPS       X0, X6, X6
-	VHADDPS      X6, X6, X6
-	VHADDPS      X6, X6, X6
-	VMOVSS       X6, (AX)
-	VEXTRACTF128 $0x01, Y7, X0
-	VADDPS       X0, X7, X7
-	VHADDPS      X7, X7, X7
-	VHADDPS      X7, X7, X7
-	VMOVSS       X7, 4(AX)
+	VEXTRACTI128 $0x01, Y6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0x4e, X6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0xb1, X6, X0
+	VPADDD       X0, X6, X6
+	VMOVD        X6, (AX)
+	VEXTRACTI128 $0x01, Y7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0x4e, X7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0xb1, X7, X0
+	VPADDD       X0, X7, X7
+	VMOVD        X7, 4(AX)
 	VZEROUPPER
 	RET
 
-// func avx2_4x3(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_4x3(SB), NOSPLIT, $0-48
+// func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_4x2(SB), NOSPLIT, $0-48
 	MOVQ   rows+16(FP), AX
 	MOVQ   queries+24(FP), CX
 	MOVQ   stride+32(FP), DX
 	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
 
 loop:
-	VMOVUPS      (CX), Y12
-	VMOVUPS      (CX)(DX*1), Y13
-	VMOVUPS      (CX)(DX*2), Y14
-	VMOVUPS      (AX), Y15
-	VFMADD231PS  Y15, Y12, Y0
-	VFMADD231PS  Y15, Y13, Y1
-	VFMADD231PS  Y15, Y14, Y2
-	VMOVUPS      (AX)(DX*1), Y15
-	VFMADD231PS  Y15, Y12, Y3
-	VFMADD231PS  Y15, Y13, Y4
-	VFMADD231PS  Y15, Y14, Y5
-	VMOVUPS      (AX)(DX*2), Y15
-	VFMADD231PS  Y15, Y12, Y6
-	VFMADD231PS  Y15, Y13, Y7
-	VFMADD231PS  Y15, Y14, Y8
-	VMOVUPS      (AX)(SI*1), Y15
-	VFMADD231PS  Y15, Y12, Y9
-	VFMADD231PS  Y15, Y13, Y10
-	VFMADD231PS  Y15, Y14, Y11
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
+	VMOVDQU16     (CX), Z8
+	VMOVDQU16     (CX)(SI*1), Z9
+	VPMOVSXBW     (AX), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z0, Z0
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z1, Z1
+	VPMOVSXBW     (AX)(DX*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z2, Z2
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z3, Z3
+	VPMOVSXBW     (AX)(SI*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z4, Z4
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z5, Z5
+	VPMOVSXBW     (AX)(DI*1), Z10
+	VPMADDWD      Z8, Z10, Z8
+	VPADDD        Z8, Z6, Z6
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z7, Z7
+	VMOVDQU16     64(CX), Z8
+	VMOVDQU16     64(CX)(SI*1), Z9
+	VPMOVSXBW     32(AX), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z0, Z0
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z1, Z1
+	VPMOVSXBW     32(AX)(DX*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z2, Z2
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z3, Z3
+	VPMOVSXBW     32(AX)(SI*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z4, Z4
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z5, Z5
+	VPMOVSXBW     32(AX)(DI*1), Z10
+	VPMADDWD      Z8, Z10, Z8
+	VPADDD        Z8, Z6, Z6
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z7, Z7
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y8
+	VPADDD        Y8, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0x4e, X0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0xb1, X0, X8
+	VPADDD        X8, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPADDD        Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0xb1, X4, X0
+	VPADDD        X0, X4, X4
+	VMOVD         X4, (AX)
+	VEXTRACTI64X4 $0x01, Z5, Y0
+	VPADDD        Y0, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0x4e, X5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0xb1, X5, X0
+	VPADDD        X0, X5, X5
+	VMOVD         X5, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z6, Y0
+	VPADDD        Y0, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0x4e, X6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0xb1, X6, X0
+	VPADDD        X0, X6, X6
+	VMOVD         X6, (AX)
+	VEXTRACTI64X4 $0x01, Z7, Y0
+	VPADDD        Y0, Y7, Y7
+	VEXTRACTI128  $0x01, Y7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0x4e, X7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0xb1, X7, X0
+	VPADDD        X0, X7, X7
+	VMOVD         X7, 4(AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_3x3(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DI
+	LEAQ  (SI)(SI*1), DI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+
+loop:
+	VMOVDQU      (CX), Y9
+	VMOVDQU      (CX)(SI*1), Y10
+	VMOVDQU      (CX)(DI*1), Y11
+	VPMOVSXBW    (AX), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y0, Y0
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y1, Y1
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y2, Y2
+	VPMOVSXBW    (AX)(DX*1), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y3, Y3
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y4, Y4
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMOVSXBW    (AX)(SI*1), Y12
+	VPMADDWD     Y9, Y12, Y9
+	VPADDD       Y9, Y6, Y6
+	VPMADDWD     Y10, Y12, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VMOVDQU      32(CX), Y9
+	VMOVDQU      32(CX)(SI*1), Y10
+	VMOVDQU      32(CX)(DI*1), Y11
+	VPMOVSXBW    16(AX), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y0, Y0
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y1, Y1
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y2, Y2
+	VPMOVSXBW    16(AX)(DX*1), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y3, Y3
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y4, Y4
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMOVSXBW    16(AX)(SI*1), Y12
+	VPMADDWD     Y9, Y12, Y9
+	VPADDD       Y9, Y6, Y6
+	VPMADDWD     Y10, Y12, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VMOVDQU      64(CX), Y9
+	VMOVDQU      64(CX)(SI*1), Y10
+	VMOVDQU      64(CX)(DI*1), Y11
+	VPMOVSXBW    32(AX), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y0, Y0
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y1, Y1
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y2, Y2
+	VPMOVSXBW    32(AX)(DX*1), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y3, Y3
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y4, Y4
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMOVSXBW    32(AX)(SI*1), Y12
+	VPMADDWD     Y9, Y12, Y9
+	VPADDD       Y9, Y6, Y6
+	VPMADDWD     Y10, Y12, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	VMOVDQU      96(CX), Y9
+	VMOVDQU      96(CX)(SI*1), Y10
+	VMOVDQU      96(CX)(DI*1), Y11
+	VPMOVSXBW    48(AX), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y0, Y0
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y1, Y1
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y2, Y2
+	VPMOVSXBW    48(AX)(DX*1), Y12
+	VPMADDWD     Y9, Y12, Y13
+	VPADDD       Y13, Y3, Y3
+	VPMADDWD     Y10, Y12, Y13
+	VPADDD       Y13, Y4, Y4
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMOVSXBW    48(AX)(SI*1), Y12
+	VPMADDWD     Y9, Y12, Y9
+	VPADDD       Y9, Y6, Y6
+	VPMADDWD     Y10, Y12, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y8, Y8
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
 	JNZ          loop
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X12
-	VADDPS       X12, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, 8(AX)
+	VEXTRACTI128 $0x01, Y0, X9
+	VPADDD       X9, X0, X0
+	VPSHUFD      $0x4e, X0, X9
+	VPADDD       X9, X0, X0
+	VPSHUFD      $0xb1, X0, X9
+	VPADDD       X9, X0, X0
+	VMOVD        X0, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(AX)
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, 8(AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VHADDPS      X3, X3, X3
-	VHADDPS      X3, X3, X3
-	VMOVSS       X3, (AX)
-	VEXTRACTF128 $0x01, Y4, X0
-	VADDPS       X0, X4, X4
-	VHADDPS      X4, X4, X4
-	VHADDPS      X4, X4, X4
-	VMOVSS       X4, 4(AX)
-	VEXTRACTF128 $0x01, Y5, X0
-	VADDPS       X0, X5, X5
-	VHADDPS      X5, X5, X5
-	VHADDPS      X5, X5, X5
-	VMOVSS       X5, 8(AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0xb1, X3, X0
+	VPADDD       X0, X3, X3
+	VMOVD        X3, (AX)
+	VEXTRACTI128 $0x01, Y4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0xb1, X4, X0
+	VPADDD       X0, X4, X4
+	VMOVD        X4, 4(AX)
+	VEXTRACTI128 $0x01, Y5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0x4e, X5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0xb1, X5, X0
+	VPADDD       X0, X5, X5
+	VMOVD        X5, 8(AX)
 	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y6, X0
-	VADDPS       X0, X6, X6
-	VHADDPS      X6, X6, X6
-	VHADDPS      X6, X6, X6
-	VMOVSS       X6, (AX)
-	VEXTRACTF128 $0x01, Y7, X0
-	VADDPS       X0, X7, X7
-	VHADDPS      X7, X7, X7
-	VHADDPS      X7, X7, X7
-	VMOVSS       X7, 4(AX)
-	VEXTRACTF128 $0x01, Y8, X0
-	VADDPS       X0, X8, X8
-	VHADDPS      X8, X8, X8
-	VHADDPS      X8, X8, X8
-	VMOVSS       X8, 8(AX)
-	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y9, X0
-	VADDPS       X0, X9, X9
-	VHADDPS      X9, X9, X9
-	VHADDPS      X9, X9, X9
-	VMOVSS       X9, (AX)
-	VEXTRACTF128 $0x01, Y10, X0
-	VADDPS       X0, X10, X10
-	VHADDPS      X10, X10, X10
-	VHADDPS      X10, X10, X10
-	VMOVSS       X10, 4(AX)
-	VEXTRACTF128 $0x01, Y11, X0
-	VADDPS       X0, X11, X11
-	VHADDPS      X11, X11, X11
-	VHADDPS      X11, X11, X11
-	VMOVSS       X11, 8(AX)
+	VEXTRACTI128 $0x01, Y6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0x4e, X6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0xb1, X6, X0
+	VPADDD       X0, X6, X6
+	VMOVD        X6, (AX)
+	VEXTRACTI128 $0x01, Y7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0x4e, X7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0xb1, X7, X0
+	VPADDD       X0, X7, X7
+	VMOVD        X7, 4(AX)
+	VEXTRACTI128 $0x01, Y8, X0
+	VPADDD       X0, X8, X8
+	VPSHUFD      $0x4e, X8, X0
+	VPADDD       X0, X8, X8
+	VPSHUFD      $0xb1, X8, X0
+	VPADDD       X0, X8, X8
+	VMOVD        X8, 8(AX)
 	VZEROUPPER
 	RET
 
-// func avx2_3x4(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_3x4(SB), NOSPLIT, $0-48
+// func avx512_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_3x3(SB), NOSPLIT, $0-48
 	MOVQ   rows+16(FP), AX
 	MOVQ   queries+24(FP), CX
 	MOVQ   stride+32(FP), DX
 	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), DI
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
 
 loop:
-	VMOVUPS      (AX), Y12
-	VMOVUPS      (AX)(DX*1), Y13
-	VMOVUPS      (AX)(DX*2), Y14
-	VMOVUPS      (CX), Y15
-	VFMADD231PS  Y15, Y12, Y0
-	VFMADD231PS  Y15, Y13, Y4
-	VFMADD231PS  Y15, Y14, Y8
-	VMOVUPS      (CX)(DX*1), Y15
-	VFMADD231PS  Y15, Y12, Y1
-	VFMADD231PS  Y15, Y13, Y5
-	VFMADD231PS  Y15, Y14, Y9
-	VMOVUPS      (CX)(DX*2), Y15
-	VFMADD231PS  Y15, Y12, Y2
-	VFMADD231PS  Y15, Y13, Y6
-	VFMADD231PS  Y15, Y14, Y10
-	VMOVUPS      (CX)(SI*1), Y15
-	VFMADD231PS  Y15, Y12, Y3
-	VFMADD231PS  Y15, Y13, Y7
-	VFMADD231PS  Y15, Y14, Y11
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
+	VMOVDQU16     (CX), Z9
+	VMOVDQU16     (CX)(SI*1), Z10
+	VMOVDQU16     (CX)(DI*1), Z11
+	VPMOVSXBW     (AX), Z12
+	VPMADDWD      Z9, Z12, Z13
+	VPADDD        Z13, Z0, Z0
+	VPMADDWD      Z10, Z12, Z13
+	VPADDD        Z13, Z1, Z1
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z2, Z2
+	VPMOVSXBW     (AX)(DX*1), Z12
+	VPMADDWD      Z9, Z12, Z13
+	VPADDD        Z13, Z3, Z3
+	VPMADDWD      Z10, Z12, Z13
+	VPADDD        Z13, Z4, Z4
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z5, Z5
+	VPMOVSXBW     (AX)(SI*1), Z12
+	VPMADDWD      Z9, Z12, Z9
+	VPADDD        Z9, Z6, Z6
+	VPMADDWD      Z10, Z12, Z9
+	VPADDD        Z9, Z7, Z7
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z8, Z8
+	VMOVDQU16     64(CX), Z9
+	VMOVDQU16     64(CX)(SI*1), Z10
+	VMOVDQU16     64(CX)(DI*1), Z11
+	VPMOVSXBW     32(AX), Z12
+	VPMADDWD      Z9, Z12, Z13
+	VPADDD        Z13, Z0, Z0
+	VPMADDWD      Z10, Z12, Z13
+	VPADDD        Z13, Z1, Z1
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z2, Z2
+	VPMOVSXBW     32(AX)(DX*1), Z12
+	VPMADDWD      Z9, Z12, Z13
+	VPADDD        Z13, Z3, Z3
+	VPMADDWD      Z10, Z12, Z13
+	VPADDD        Z13, Z4, Z4
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z5, Z5
+	VPMOVSXBW     32(AX)(SI*1), Z12
+	VPMADDWD      Z9, Z12, Z9
+	VPADDD        Z9, Z6, Z6
+	VPMADDWD      Z10, Z12, Z9
+	VPADDD        Z9, Z7, Z7
+	VPMADDWD      Z11, Z12, Z12
+	VPADDD        Z12, Z8, Z8
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y9
+	VPADDD        Y9, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X9
+	VPADDD        X9, X0, X0
+	VPSHUFD       $0x4e, X0, X9
+	VPADDD        X9, X0, X0
+	VPSHUFD       $0xb1, X0, X9
+	VPADDD        X9, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, 8(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, (AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPADDD        Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0xb1, X4, X0
+	VPADDD        X0, X4, X4
+	VMOVD         X4, 4(AX)
+	VEXTRACTI64X4 $0x01, Z5, Y0
+	VPADDD        Y0, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0x4e, X5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0xb1, X5, X0
+	VPADDD        X0, X5, X5
+	VMOVD         X5, 8(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z6, Y0
+	VPADDD        Y0, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0x4e, X6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0xb1, X6, X0
+	VPADDD        X0, X6, X6
+	VMOVD         X6, (AX)
+	VEXTRACTI64X4 $0x01, Z7, Y0
+	VPADDD        Y0, Y7, Y7
+	VEXTRACTI128  $0x01, Y7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0x4e, X7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0xb1, X7, X0
+	VPADDD        X0, X7, X7
+	VMOVD         X7, 4(AX)
+	VEXTRACTI64X4 $0x01, Z8, Y0
+	VPADDD        Y0, Y8, Y8
+	VEXTRACTI128  $0x01, Y8, X0
+	VPADDD        X0, X8, X8
+	VPSHUFD       $0x4e, X8, X0
+	VPADDD        X0, X8, X8
+	VPSHUFD       $0xb1, X8, X0
+	VPADDD        X0, X8, X8
+	VMOVD         X8, 8(AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·avx2_codes_1x1(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DX
+	LEAQ  (SI)(SI*1), DX
+	VPXOR Y0, Y0, Y0
+
+loop:
+	PREFETCHT0   1024(AX)
+	VMOVDQU      (CX), Y1
+	VPMOVSXBW    (AX), Y2
+	VPMADDWD     Y1, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      32(CX), Y1
+	VPMOVSXBW    16(AX), Y2
+	VPMADDWD     Y1, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      64(CX), Y1
+	VPMOVSXBW    32(AX), Y2
+	VPMADDWD     Y1, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      96(CX), Y1
+	VPMOVSXBW    48(AX), Y2
+	VPMADDWD     Y1, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
 	JNZ          loop
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X12
-	VADDPS       X12, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, 8(AX)
-	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VHADDPS      X3, X3, X3
-	VHADDPS      X3, X3, X3
-	VMOVSS       X3, 12(AX)
-	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y4, X0
-	VADDPS       X0, X4, X4
-	VHADDPS      X4, X4, X4
-	VHADDPS      X4, X4, X4
-	VMOVSS       X4, (AX)
-	VEXTRACTF128 $0x01, Y5, X0
-	VADDPS       X0, X5, X5
-	VHADDPS      X5, X5, X5
-	VHADDPS      X5, X5, X5
-	VMOVSS       X5, 4(AX)
-	VEXTRACTF128 $0x01, Y6, X0
-	VADDPS       X0, X6, X6
-	VHADDPS      X6, X6, X6
-	VHADDPS      X6, X6, X6
-	VMOVSS       X6, 8(AX)
-	VEXTRACTF128 $0x01, Y7, X0
-	VADDPS       X0, X7, X7
-	VHADDPS      X7, X7, X7
-	VHADDPS      X7, X7, X7
-	VMOVSS       X7, 12(AX)
-	ADDQ         CX, AX
-	VEXTRACTF128 $0x01, Y8, X0
-	VADDPS       X0, X8, X8
-	VHADDPS      X8, X8, X8
-	VHADDPS      X8, X8, X8
-	VMOVSS       X8, (AX)
-	VEXTRACTF128 $0x01, Y9, X0
-	VADDPS       X0, X9, X9
-	VHADDPS      X9, X9, X9
-	VHADDPS      X9, X9, X9
-	VMOVSS       X9, 4(AX)
-	VEXTRACTF128 $0x01, Y10, X0
-	VADDPS       X0, X10, X10
-	VHADDPS      X10, X10, X10
-	VHADDPS      X10, X10, X10
-	VMOVSS       X10, 8(AX)
-	VEXTRACTF128 $0x01, Y11, X0
-	VADDPS       X0, X11, X11
-	VHADDPS      X11, X11, X11
-	VHADDPS      X11, X11, X11
-	VMOVSS       X11, 12(AX)
+	VEXTRACTI128 $0x01, Y0, X1
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0x4e, X0, X1
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0xb1, X0, X1
+	VPADDD       X1, X0, X0
+	VMOVD        X0, (AX)
 	VZEROUPPER
 	RET
 
-// func avx2_1x1(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_1x1(SB), NOSPLIT, $0-48
+// func avx512_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
+TEXT ·avx512_codes_1x1(SB), NOSPLIT, $0-48
 	MOVQ   rows+16(FP), AX
 	MOVQ   queries+24(FP), CX
 	MOVQ   stride+32(FP), DX
 	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
 	LEAQ   (DX)(DX*2), DX
-	VXORPS Y0, Y0, Y0
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
 
 loop:
-	VMOVUPS      (CX), Y1
-	VFMADD231PS  (AX), Y1, Y0
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
+	PREFETCHT0    1024(AX)
+	VMOVDQU16     (CX), Z1
+	VPMOVSXBW     (AX), Z2
+	VPMADDWD      Z1, Z2, Z2
+	VPADDD        Z2, Z0, Z0
+	VMOVDQU16     64(CX), Z1
+	VPMOVSXBW     32(AX), Z2
+	VPMADDWD      Z1, Z2, Z2
+	VPADDD        Z2, Z0, Z0
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X1, X0, X0
+	VPSHUFD       $0x4e, X0, X1
+	VPADDD        X1, X0, X0
+	VPSHUFD       $0xb1, X0, X1
+	VPADDD        X1, X0, X0
+	VMOVD         X0, (AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_1x2(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DX
+	LEAQ  (SI)(SI*1), DX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+loop:
+	VMOVDQU      (CX), Y2
+	VMOVDQU      (CX)(SI*1), Y3
+	VPMOVSXBW    (AX), Y4
+	VPMADDWD     Y2, Y4, Y2
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      32(CX), Y2
+	VMOVDQU      32(CX)(SI*1), Y3
+	VPMOVSXBW    16(AX), Y4
+	VPMADDWD     Y2, Y4, Y2
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      64(CX), Y2
+	VMOVDQU      64(CX)(SI*1), Y3
+	VPMOVSXBW    32(AX), Y4
+	VPMADDWD     Y2, Y4, Y2
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      96(CX), Y2
+	VMOVDQU      96(CX)(SI*1), Y3
+	VPMOVSXBW    48(AX), Y4
+	VPMADDWD     Y2, Y4, Y2
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
 	JNZ          loop
 	MOVQ         dst+0(FP), AX
 	MOVQ         dstStride+8(FP), CX
+	VEXTRACTI128 $0x01, Y0, X2
+	VPADDD       X2, X0, X0
+	VPSHUFD      $0x4e, X0, X2
+	VPADDD       X2, X0, X0
+	VPSHUFD      $0xb1, X0, X2
+	VPADDD       X2, X0, X0
+	VMOVD        X0, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(AX)
+	VZEROUPPER
+	RET
+
+// func avx512_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_1x2(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DX
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop:
+	VMOVDQU16     (CX), Z2
+	VMOVDQU16     (CX)(SI*1), Z3
+	VPMOVSXBW     (AX), Z4
+	VPMADDWD      Z2, Z4, Z2
+	VPADDD        Z2, Z0, Z0
+	VPMADDWD      Z3, Z4, Z4
+	VPADDD        Z4, Z1, Z1
+	VMOVDQU16     64(CX), Z2
+	VMOVDQU16     64(CX)(SI*1), Z3
+	VPMOVSXBW     32(AX), Z4
+	VPMADDWD      Z2, Z4, Z2
+	VPADDD        Z2, Z0, Z0
+	VPMADDWD      Z3, Z4, Z4
+	VPADDD        Z4, Z1, Z1
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y2
+	VPADDD        Y2, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X2
+	VPADDD        X2, X0, X0
+	VPSHUFD       $0x4e, X0, X2
+	VPADDD        X2, X0, X0
+	VPSHUFD       $0xb1, X0, X2
+	VPADDD        X2, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_1x3(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DX
+	LEAQ  (SI)(SI*1), DX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+
+loop:
+	VMOVDQU      (CX), Y3
+	VMOVDQU      (CX)(SI*1), Y4
+	VMOVDQU      (CX)(DX*1), Y5
+	VPMOVSXBW    (AX), Y6
+	VPMADDWD     Y3, Y6, Y3
+	VPADDD       Y3, Y0, Y0
+	VPMADDWD     Y4, Y6, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      32(CX), Y3
+	VMOVDQU      32(CX)(SI*1), Y4
+	VMOVDQU      32(CX)(DX*1), Y5
+	VPMOVSXBW    16(AX), Y6
+	VPMADDWD     Y3, Y6, Y3
+	VPADDD       Y3, Y0, Y0
+	VPMADDWD     Y4, Y6, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      64(CX), Y3
+	VMOVDQU      64(CX)(SI*1), Y4
+	VMOVDQU      64(CX)(DX*1), Y5
+	VPMOVSXBW    32(AX), Y6
+	VPMADDWD     Y3, Y6, Y3
+	VPADDD       Y3, Y0, Y0
+	VPMADDWD     Y4, Y6, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      96(CX), Y3
+	VMOVDQU      96(CX)(SI*1), Y4
+	VMOVDQU      96(CX)(DX*1), Y5
+	VPMOVSXBW    48(AX), Y6
+	VPMADDWD     Y3, Y6, Y3
+	VPADDD       Y3, Y0, Y0
+	VPMADDWD     Y4, Y6, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
+	JNZ          loop
+	MOVQ         dst+0(FP), AX
+	MOVQ         dstStride+8(FP), CX
+	VEXTRACTI128 $0x01, Y0, X3
+	VPADDD       X3, X0, X0
+	VPSHUFD      $0x4e, X0, X3
+	VPADDD       X3, X0, X0
+	VPSHUFD      $0xb1, X0, X3
+	VPADDD       X3, X0, X0
+	VMOVD        X0, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(AX)
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, 8(AX)
+	VZEROUPPER
+	RET
+
+// func avx512_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_1x3(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DX
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+loop:
+	VMOVDQU16     (CX), Z3
+	VMOVDQU16     (CX)(SI*1), Z4
+	VMOVDQU16     (CX)(DX*1), Z5
+	VPMOVSXBW     (AX), Z6
+	VPMADDWD      Z3, Z6, Z3
+	VPADDD        Z3, Z0, Z0
+	VPMADDWD      Z4, Z6, Z3
+	VPADDD        Z3, Z1, Z1
+	VPMADDWD      Z5, Z6, Z6
+	VPADDD        Z6, Z2, Z2
+	VMOVDQU16     64(CX), Z3
+	VMOVDQU16     64(CX)(SI*1), Z4
+	VMOVDQU16     64(CX)(DX*1), Z5
+	VPMOVSXBW     32(AX), Z6
+	VPMADDWD      Z3, Z6, Z3
+	VPADDD        Z3, Z0, Z0
+	VPMADDWD      Z4, Z6, Z3
+	VPADDD        Z3, Z1, Z1
+	VPMADDWD      Z5, Z6, Z6
+	VPADDD        Z6, Z2, Z2
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y3
+	VPADDD        Y3, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X3
+	VPADDD        X3, X0, X0
+	VPSHUFD       $0x4e, X0, X3
+	VPADDD        X3, X0, X0
+	VPSHUFD       $0xb1, X0, X3
+	VPADDD        X3, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, 8(AX)
+	VZEROUPPER
+	RET
+
+// func avx2_largest(x *float32, n int) float32
+// Requires: AVX, AVX2, SSE
+TEXT ·avx2_largest(SB), NOSPLIT, $0-20
+	MOVQ     x+0(FP), AX
+	MOVQ     n+8(FP), CX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	VXORPS   Y2, Y2, Y2
+
+loop:
+	VANDPS       (AX), Y0, Y3
+	VMAXPS       Y3, Y1, Y1
+	VANDPS       32(AX), Y0, Y3
+	VMAXPS       Y3, Y2, Y2
+	ADDQ         $0x40, AX
+	SUBQ         $0x10, CX
+	JNZ          loop
+	VMAXPS       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPS       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VMAXPS       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VMAXPS       X0, X1, X1
+	MOVSS        X1, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func avx2_codes(dst *int8, x *float32, n int, inverse float64, scale float64) float64
+// Requires: AVX, AVX2, FMA3, SSE2
+TEXT ·avx2_codes(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVSD        inverse+24(FP), X0
+	MOVSD        scale+32(FP), X1
+	VBROADCASTSD X0, Y0
+	VBROADCASTSD X1, Y1
+	VXORPD       Y2, Y2, Y2
+	VXORPD       Y3, Y3, Y3
+
+loop:
+	VCVTPS2PD    (CX), Y4
+	VMULPD       Y0, Y4, Y5
+	VROUNDPD     $0x00, Y5, Y5
+	VCVTPD2DQY   Y5, X6
+	VFNMADD231PD Y1, Y5, Y4
+	VFMADD231PD  Y4, Y4, Y2
+	VCVTPS2PD    16(CX), Y4
+	VMULPD       Y0, Y4, Y5
+	VROUNDPD     $0x00, Y5, Y5
+	VCVTPD2DQY   Y5, X7
+	VFNMADD231PD Y1, Y5, Y4
+	VFMADD231PD  Y4, Y4, Y3
+	VCVTPS2PD    32(CX), Y4
+	VMULPD       Y0, Y4, Y5
+	VROUNDPD     $0x00, Y5, Y5
+	VCVTPD2DQY   Y5, X8
+	VFNMADD231PD Y1, Y5, Y4
+	VFMADD231PD  Y4, Y4, Y2
+	VCVTPS2PD    48(CX), Y4
+	VMULPD       Y0, Y4, Y5
+	VROUNDPD     $0x00, Y5, Y5
+	VCVTPD2DQY   Y5, X9
+	VFNMADD231PD Y1, Y5, Y4
+	VFMADD231PD  Y4, Y4, Y3
+	VPACKSSDW    X7, X6, X6
+	VPACKSSDW    X9, X8, X8
+	VPACKSSWB    X8, X6, X6
+	VMOVDQU      X6, (AX)
+	ADDQ         $0x10, AX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, DX
+	JNZ          loop
+	VADDPD       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPD       X0, X2, X2
+	VPERMILPD    $0x01, X2, X0
+	VADDPD       X0, X2, X2
+	MOVSD        X2, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func avx2_dot64(a *float32, b *float32, n int) float64
+// Requires: AVX, FMA3, SSE2
+TEXT ·avx2_dot64(SB), NOSPLIT, $0-32
+	MOVQ   a+0(FP), AX
+	MOVQ   b+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPD Y0, Y0, Y0
+	VXORPD Y1, Y1, Y1
+	VXORPD Y2, Y2, Y2
+	VXORPD Y3, Y3, Y3
+
+loop:
+	VCVTPS2PD    (AX), Y4
+	VCVTPS2PD    (CX), Y5
+	VFMADD231PD  Y4, Y5, Y0
+	VCVTPS2PD    16(AX), Y4
+	VCVTPS2PD    16(CX), Y5
+	VFMADD231PD  Y4, Y5, Y1
+	VCVTPS2PD    32(AX), Y4
+	VCVTPS2PD    32(CX), Y5
+	VFMADD231PD  Y4, Y5, Y2
+	VCVTPS2PD    48(AX), Y4
+	VCVTPS2PD    48(CX), Y5
+	VFMADD231PD  Y4, Y5, Y3
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, DX
+	JNZ          loop
+	VADDPD       Y1, Y0, Y0
+	VADDPD       Y3, Y2, Y2
+	VADDPD       Y2, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
+	VADDPD       X1, X0, X0
+	VPERMILPD    $0x01, X0, X1
+	VADDPD       X1, X0, X0
+	MOVSD        X0, ret+24(FP)
 	VZEROUPPER
 	RET
 
-// func avx2_1x2(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_1x2(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+// func avx2_toHalf(dst *uint16, src *float32, n int)
+// Requires: AVX, F16C
+TEXT ·avx2_toHalf(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
 
 loop:
-	VMOVUPS      (AX), Y2
-	VMOVUPS      (CX), Y3
-	VFMADD231PS  Y3, Y2, Y0
-	VMOVUPS      (CX)(DX*1), Y3
-	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
-	JNZ          loop
-	MOVQ         dst+0(FP), AX
-	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X2
-	VADDPS       X2, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
+	VMOVUPS   (CX), Y0
+	VCVTPS2PH $0x00, Y0, (AX)
+	VMOVUPS   32(CX), Y0
+	VCVTPS2PH $0x00, Y0, 16(AX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x40, CX
+	SUBQ      $0x10, DX
+	JNZ       loop
 	VZEROUPPER
 	RET
 
-// func avx2_1x3(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_1x3(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
+// func avx2_fromHalf(dst *float32, src *uint16, n int)
+// Requires: AVX, F16C
+TEXT ·avx2_fromHalf(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
 
 loop:
-	VMOVUPS      (AX), Y3
-	VMOVUPS      (CX), Y4
-	VFMADD231PS  Y4, Y3, Y0
-	VMOVUPS      (CX)(DX*1), Y4
-	VFMADD231PS  Y4, Y3, Y1
-	VMOVUPS      (CX)(DX*2), Y4
-	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
-	JNZ          loop
-	MOVQ         dst+0(FP), AX
-	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X3
-	VADDPS       X3, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, 8(AX)
-	VZEROUPPER
-	RET
-
-// func avx2_1x4(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
-// Requires: AVX, FMA3
-TEXT ·avx2_1x4(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*2), SI
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-loop:
-	VMOVUPS      (AX), Y4
-	VMOVUPS      (CX), Y5
-	VFMADD231PS  Y5, Y4, Y0
-	VMOVUPS      (CX)(DX*1), Y5
-	VFMADD231PS  Y5, Y4, Y1
-	VMOVUPS      (CX)(DX*2), Y5
-	VFMADD231PS  Y5, Y4, Y2
-	VMOVUPS      (CX)(SI*1), Y5
-	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         $0x20, AX
-	ADDQ         $0x20, CX
-	SUBQ         $0x08, BX
-	JNZ          loop
-	MOVQ         dst+0(FP), AX
-	MOVQ         dstStride+8(FP), CX
-	VEXTRACTF128 $0x01, Y0, X4
-	VADDPS       X4, X0, X0
-	VHADDPS      X0, X0, X0
-	VHADDPS      X0, X0, X0
-	VMOVSS       X0, (AX)
-	VEXTRACTF128 $0x01, Y1, X0
-	VADDPS       X0, X1, X1
-	VHADDPS      X1, X1, X1
-	VHADDPS      X1, X1, X1
-	VMOVSS       X1, 4(AX)
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VHADDPS      X2, X2, X2
-	VHADDPS      X2, X2, X2
-	VMOVSS       X2, 8(AX)
-	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VHADDPS      X3, X3, X3
-	VHADDPS      X3, X3, X3
-	VMOVSS       X3, 12(AX)
+	VCVTPH2PS (CX), Y0
+	VMOVUPS   Y0, (AX)
+	VCVTPH2PS 16(CX), Y0
+	VMOVUPS   Y0, 32(AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	SUBQ      $0x10, DX
+	JNZ       loop
 	VZEROUPPER
 	RET

@@ -2,42 +2,87 @@
 
 package kernel
 
-// avx2_4x1 is the inner products of 4 rows with 1 queries.
+// avx2_codes_4x1 is the inner products of 4 rows with 1 queries.
 //
 //go:noescape
-func avx2_4x1(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_4x2 is the inner products of 4 rows with 2 queries.
+// avx512_codes_4x1 is the inner products of 4 rows with 1 queries.
 //
 //go:noescape
-func avx2_4x2(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_4x3 is the inner products of 4 rows with 3 queries.
+// avx2_codes_4x2 is the inner products of 4 rows with 2 queries.
 //
 //go:noescape
-func avx2_4x3(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_3x4 is the inner products of 3 rows with 4 queries.
+// avx512_codes_4x2 is the inner products of 4 rows with 2 queries.
 //
 //go:noescape
-func avx2_3x4(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_1x1 is the inner products of 1 rows with 1 queries.
+// avx2_codes_3x3 is the inner products of 3 rows with 3 queries.
 //
 //go:noescape
-func avx2_1x1(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_1x2 is the inner products of 1 rows with 2 queries.
+// avx512_codes_3x3 is the inner products of 3 rows with 3 queries.
 //
 //go:noescape
-func avx2_1x2(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx512_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_1x3 is the inner products of 1 rows with 3 queries.
+// avx2_codes_1x1 is the inner products of 1 rows with 1 queries.
 //
 //go:noescape
-func avx2_1x3(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx2_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_1x4 is the inner products of 1 rows with 4 queries.
+// avx512_codes_1x1 is the inner products of 1 rows with 1 queries.
 //
 //go:noescape
-func avx2_1x4(dst *float32, dstStride uintptr, rows *float32, queries *float32, stride uintptr, n int)
+func avx512_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// avx2_codes_1x2 is the inner products of 1 rows with 2 queries.
+//
+//go:noescape
+func avx2_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// avx512_codes_1x2 is the inner products of 1 rows with 2 queries.
+//
+//go:noescape
+func avx512_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// avx2_codes_1x3 is the inner products of 1 rows with 3 queries.
+//
+//go:noescape
+func avx2_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// avx512_codes_1x3 is the inner products of 1 rows with 3 queries.
+//
+//go:noescape
+func avx512_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// avx2_largest is the largest absolute value.
+//
+//go:noescape
+func avx2_largest(x *float32, n int) float32
+
+// avx2_codes rounds values to bytes and returns the sum of the squares of what is lost.
+//
+//go:noescape
+func avx2_codes(dst *int8, x *float32, n int, inverse float64, scale float64) float64
+
+// avx2_dot64 is the inner product, summed in float64.
+//
+//go:noescape
+func avx2_dot64(a *float32, b *float32, n int) float64
+
+// avx2_toHalf converts between float32 and binary16.
+//
+//go:noescape
+func avx2_toHalf(dst *uint16, src *float32, n int)
+
+// avx2_fromHalf converts between float32 and binary16.
+//
+//go:noescape
+func avx2_fromHalf(dst *float32, src *uint16, n int)
