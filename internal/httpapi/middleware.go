@@ -70,13 +70,16 @@ func (r *recorder) Flush() {
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WithLog writes a line a request, tells observe (which may be nil) its status
-// and duration, and turns a panic into an internal error.
+// and duration, and turns a panic into an internal error, but for
+// http.ErrAbortHandler, with which a handler cuts an answer short.
 func WithLog(next http.Handler, observe func(r *http.Request, status int, d time.Duration)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		defer func() { //nolint:contextcheck // r carries the context
-			if p := recover(); p != nil {
+			p := recover()
+			cut := p == http.ErrAbortHandler //nolint:errorlint // a panic's value, and never wrapped
+			if p != nil && !cut {
 				slog.ErrorContext(r.Context(), "panic", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				if rec.status == 0 {
 					WriteError(rec, r, imagebind.Errorf(imagebind.Internal, "panic"))
@@ -92,6 +95,9 @@ func WithLog(next http.Handler, observe func(r *http.Request, status int, d time
 			}
 			slog.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", rec.status,
 				"bytes", rec.bytes, "duration", d, "request_id", RequestID(r.Context()), "remote", r.RemoteAddr)
+			if cut {
+				panic(p)
+			}
 		}()
 		next.ServeHTTP(rec, r)
 	})

@@ -12,6 +12,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -182,6 +183,62 @@ func (c *Client) Create(ctx context.Context, name string, r CreateCollection) (C
 // Drop removes a collection with its rows.
 func (c *Client) Drop(ctx context.Context, name string) error {
 	return c.do(ctx, call{method: "DELETE", path: collectionPath(name, ""), slow: true})
+}
+
+// Generations lists those of a collection that can serve: the one that does,
+// then those that are kept, the one that served last first.
+func (c *Client) Generations(ctx context.Context, name string) ([]Generation, error) {
+	var out GenerationList
+	err := c.do(ctx, call{method: "GET", path: collectionPath(name, "generations"), out: &out, read: true})
+	return out.Generations, err
+}
+
+// Rollback makes a kept generation serve, in one step; 0 is the one that served
+// last. The one that served before is kept.
+func (c *Client) Rollback(ctx context.Context, name string, generation int) (Collection, error) {
+	var out Collection
+	body, err := marshal(RollbackRequest{generation})
+	if err != nil {
+		return out, err
+	}
+	err = c.do(ctx, call{method: "POST", path: collectionPath(name, "rollback"), body: body, out: &out, slow: true})
+	return out, err
+}
+
+// Forget removes a kept generation; the one that serves is a Conflict.
+func (c *Client) Forget(ctx context.Context, name string, generation int) error {
+	return c.do(ctx, call{method: "DELETE", path: collectionPath(name, "generations/"+strconv.Itoa(generation)), slow: true})
+}
+
+// Export writes the rows that serve to w as a .parquet file, which a rebuild
+// reads. ctx alone bounds it. After an error w holds a part of a file, which
+// no reader takes for a whole one: it lacks the footer.
+func (c *Client) Export(ctx context.Context, name string, w io.Writer) error {
+	resp, err := c.send(ctx, call{method: "GET", path: collectionPath(name, "export")}, "application/vnd.apache.parquet")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	out := &sink{w: w}
+	if _, err := io.Copy(out, resp.Body); err != nil {
+		if out.err != nil {
+			return fmt.Errorf("write the export: %w", out.err)
+		}
+		return c.peer.Broken(ctx, err)
+	}
+	return nil
+}
+
+// A sink remembers whether it was w that failed.
+type sink struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	n, err := s.w.Write(b)
+	s.err = err
+	return n, err
 }
 
 // Upsert stores rows, at most MaxItems a call, and returns their ids.

@@ -97,6 +97,23 @@ type CollectionList struct {
 	Collections []Collection `json:"collections"`
 }
 
+// A Generation is one build of a collection that can serve.
+type Generation struct {
+	Collection
+	Serves bool `json:"serves"` // searches see its rows; else it is kept
+}
+
+// A GenerationList answers GET /v1/collections/{name}/generations: the one that
+// serves, then those that are kept, the one that served last first.
+type GenerationList struct {
+	Generations []Generation `json:"generations"`
+}
+
+// A RollbackRequest asks POST /v1/collections/{name}/rollback.
+type RollbackRequest struct {
+	Generation int `json:"generation,omitempty"` // 0: the one that served last
+}
+
 // A CreateCollection asks PUT /v1/collections/{name}.
 type CreateCollection struct {
 	Dim   int    `json:"dim"`             // 1..MaxDim

@@ -1,7 +1,7 @@
 // Package server answers the retriever's HTTP API (docs/api.md, "Retriever
 // HTTP") over a store and its rebuild jobs. Routes and their handlers stand
-// here; requests are read in read.go, metrics in metrics.go, and openapi.yaml
-// describes all of it. The package does no arithmetic of its own.
+// here, those of generations and exports in generations.go; requests are read in
+// read.go, metrics in metrics.go, and openapi.yaml describes all of it. The package does no arithmetic of its own.
 package server
 
 import (
@@ -87,6 +87,10 @@ func New(o Options) *Server {
 	g.DELETE("/v1/collections/:name/vectors", answer(s.deleteVectors))
 	g.POST("/v1/collections/:name/search", answer(s.search))
 	g.POST("/v1/collections/:name/enhance", answer(s.enhance))
+	g.GET("/v1/collections/:name/generations", answer(s.generations))
+	g.DELETE("/v1/collections/:name/generations/:generation", answer(s.forget))
+	g.POST("/v1/collections/:name/rollback", answer(s.rollback))
+	g.GET("/v1/collections/:name/export", s.export)
 	g.POST("/v1/jobs", answer(s.submit))
 	g.GET("/v1/jobs", answer(s.jobs))
 	g.GET("/v1/jobs/:id", answer(s.job))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,11 +63,15 @@ func newSite(t *testing.T, dir string, o Options) *site {
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan struct{})
 	go func() { defer close(over); m.Run(ctx) }()
-	o.Store, o.Jobs = st, m
+	o.Jobs = m
+	if o.Store == nil { // else it stands in for some of the store, as in a fake
+		o.Store = st
+	}
 	doc, err := openapi3.NewLoader().LoadFromData(openapiJSON())
 	if err != nil {
 		t.Fatal(err)
 	}
+	doc.Servers = nil // paths as they are; the router would look for the host "/"
 	s := &site{t: t, server: New(o)}
 	if s.router, err = legacy.NewRouter(doc); err != nil {
 		t.Fatal(err)
@@ -96,12 +101,15 @@ func newSite(t *testing.T, dir string, o Options) *site {
 // RoundTrip sends a request and holds what comes back against the document.
 func (s *site) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil || strings.HasSuffix(r.URL.Path, "/events") {
+	if err != nil || strings.HasSuffix(r.URL.Path, "/events") || resp.StatusCode == 200 && strings.HasSuffix(r.URL.Path, "/export") {
 		return resp, err
 	}
-	route, params, err := s.router.FindRoute(&http.Request{Method: r.Method, URL: r.URL, Header: r.Header})
+	route, params, err := s.router.FindRoute(&http.Request{Method: r.Method, URL: &url.URL{Path: r.URL.EscapedPath()}, Header: r.Header})
 	if err != nil {
-		return resp, nil // no such route; the test looks at the status
+		if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed {
+			s.t.Errorf("%s %s: %d, of a route that openapi.yaml does not have: %v", r.Method, r.URL.Path, resp.StatusCode, err)
+		}
+		return resp, nil
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
