@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	blockBytes = 128 << 10 // of codes, scored at a time; they stay in the second cache while the queries pass
+	blockBytes = 1 << 20 // of codes, scored at a time: their scores stay in the second cache
 	unitRows   = 1024      // taken by a worker at a time; a divisor of chunkRows
 )
 
@@ -101,7 +101,7 @@ func (p *part) scan(ctx context.Context, v *view, qs []query, chosen []uint64) (
 	for _, q := range qs {
 		codes = append(codes, q.codes...)
 	}
-	block := max(1, blockBytes/stride)
+	block := max(1, min(unitRows, blockBytes/stride))
 	workers := make([][]lens, workers(v.n, unitRows))
 	scores := make([][]int32, len(workers))
 	for w := range workers {

@@ -2,536 +2,6 @@
 
 #include "textflag.h"
 
-// func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·avx2_codes_4x1(SB), NOSPLIT, $0-48
-	MOVQ  rows+16(FP), AX
-	MOVQ  queries+24(FP), CX
-	MOVQ  stride+32(FP), DX
-	MOVQ  n+40(FP), BX
-	LEAQ  (DX)(DX*1), SI
-	LEAQ  (DX)(DX*2), DI
-	LEAQ  (SI)(SI*1), R8
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-
-loop:
-	PREFETCHT0   4096(AX)
-	PREFETCHT0   4096(AX)(DX*1)
-	PREFETCHT0   4096(AX)(SI*1)
-	PREFETCHT0   4096(AX)(DI*1)
-	VMOVDQU      (CX), Y4
-	VPMOVSXBW    (AX), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMOVSXBW    (AX)(DX*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPMOVSXBW    (AX)(SI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VPMOVSXBW    (AX)(DI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VMOVDQU      32(CX), Y4
-	VPMOVSXBW    16(AX), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMOVSXBW    16(AX)(DX*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPMOVSXBW    16(AX)(SI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VPMOVSXBW    16(AX)(DI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VMOVDQU      64(CX), Y4
-	VPMOVSXBW    32(AX), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMOVSXBW    32(AX)(DX*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPMOVSXBW    32(AX)(SI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VPMOVSXBW    32(AX)(DI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VMOVDQU      96(CX), Y4
-	VPMOVSXBW    48(AX), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMOVSXBW    48(AX)(DX*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPMOVSXBW    48(AX)(SI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VPMOVSXBW    48(AX)(DI*1), Y5
-	VPMADDWD     Y4, Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	ADDQ         $0x40, AX
-	ADDQ         $0x80, CX
-	SUBQ         $0x40, BX
-	JNZ          loop
-	MOVQ         dst+0(FP), AX
-	MOVQ         dstStride+8(FP), CX
-	VEXTRACTI128 $0x01, Y0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0x4e, X0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0xb1, X0, X4
-	VPADDD       X4, X0, X0
-	VMOVD        X0, (AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x4e, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0xb1, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, (AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y2, X0
-	VPADDD       X0, X2, X2
-	VPSHUFD      $0x4e, X2, X0
-	VPADDD       X0, X2, X2
-	VPSHUFD      $0xb1, X2, X0
-	VPADDD       X0, X2, X2
-	VMOVD        X2, (AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y3, X0
-	VPADDD       X0, X3, X3
-	VPSHUFD      $0x4e, X3, X0
-	VPADDD       X0, X3, X3
-	VPSHUFD      $0xb1, X3, X0
-	VPADDD       X0, X3, X3
-	VMOVD        X3, (AX)
-	VZEROUPPER
-	RET
-
-// func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
-TEXT ·avx512_codes_4x1(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*1), SI
-	LEAQ   (DX)(DX*2), DI
-	LEAQ   (SI)(SI*1), R8
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-
-loop:
-	PREFETCHT0    4096(AX)
-	PREFETCHT0    4096(AX)(DX*1)
-	PREFETCHT0    4096(AX)(SI*1)
-	PREFETCHT0    4096(AX)(DI*1)
-	VMOVDQU16     (CX), Z4
-	VPMOVSXBW     (AX), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z0, Z0
-	VPMOVSXBW     (AX)(DX*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z1, Z1
-	VPMOVSXBW     (AX)(SI*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z2, Z2
-	VPMOVSXBW     (AX)(DI*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z3, Z3
-	VMOVDQU16     64(CX), Z4
-	VPMOVSXBW     32(AX), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z0, Z0
-	VPMOVSXBW     32(AX)(DX*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z1, Z1
-	VPMOVSXBW     32(AX)(SI*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z2, Z2
-	VPMOVSXBW     32(AX)(DI*1), Z5
-	VPMADDWD      Z4, Z5, Z5
-	VPADDD        Z5, Z3, Z3
-	ADDQ          $0x40, AX
-	ADDQ          $0x80, CX
-	SUBQ          $0x40, BX
-	JNZ           loop
-	MOVQ          dst+0(FP), AX
-	MOVQ          dstStride+8(FP), CX
-	VEXTRACTI64X4 $0x01, Z0, Y4
-	VPADDD        Y4, Y0, Y0
-	VEXTRACTI128  $0x01, Y0, X4
-	VPADDD        X4, X0, X0
-	VPSHUFD       $0x4e, X0, X4
-	VPADDD        X4, X0, X0
-	VPSHUFD       $0xb1, X0, X4
-	VPADDD        X4, X0, X0
-	VMOVD         X0, (AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z1, Y0
-	VPADDD        Y0, Y1, Y1
-	VEXTRACTI128  $0x01, Y1, X0
-	VPADDD        X0, X1, X1
-	VPSHUFD       $0x4e, X1, X0
-	VPADDD        X0, X1, X1
-	VPSHUFD       $0xb1, X1, X0
-	VPADDD        X0, X1, X1
-	VMOVD         X1, (AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z2, Y0
-	VPADDD        Y0, Y2, Y2
-	VEXTRACTI128  $0x01, Y2, X0
-	VPADDD        X0, X2, X2
-	VPSHUFD       $0x4e, X2, X0
-	VPADDD        X0, X2, X2
-	VPSHUFD       $0xb1, X2, X0
-	VPADDD        X0, X2, X2
-	VMOVD         X2, (AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z3, Y0
-	VPADDD        Y0, Y3, Y3
-	VEXTRACTI128  $0x01, Y3, X0
-	VPADDD        X0, X3, X3
-	VPSHUFD       $0x4e, X3, X0
-	VPADDD        X0, X3, X3
-	VPSHUFD       $0xb1, X3, X0
-	VPADDD        X0, X3, X3
-	VMOVD         X3, (AX)
-	VZEROUPPER
-	RET
-
-// func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2
-TEXT ·avx2_codes_4x2(SB), NOSPLIT, $0-48
-	MOVQ  rows+16(FP), AX
-	MOVQ  queries+24(FP), CX
-	MOVQ  stride+32(FP), DX
-	MOVQ  n+40(FP), BX
-	LEAQ  (DX)(DX*1), SI
-	LEAQ  (DX)(DX*2), DI
-	LEAQ  (SI)(SI*1), R8
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-
-loop:
-	VMOVDQU      (CX), Y8
-	VMOVDQU      (CX)(SI*1), Y9
-	VPMOVSXBW    (AX), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y0, Y0
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMOVSXBW    (AX)(DX*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y2, Y2
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMOVSXBW    (AX)(SI*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y4, Y4
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMOVSXBW    (AX)(DI*1), Y10
-	VPMADDWD     Y8, Y10, Y8
-	VPADDD       Y8, Y6, Y6
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      32(CX), Y8
-	VMOVDQU      32(CX)(SI*1), Y9
-	VPMOVSXBW    16(AX), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y0, Y0
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMOVSXBW    16(AX)(DX*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y2, Y2
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMOVSXBW    16(AX)(SI*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y4, Y4
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMOVSXBW    16(AX)(DI*1), Y10
-	VPMADDWD     Y8, Y10, Y8
-	VPADDD       Y8, Y6, Y6
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      64(CX), Y8
-	VMOVDQU      64(CX)(SI*1), Y9
-	VPMOVSXBW    32(AX), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y0, Y0
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMOVSXBW    32(AX)(DX*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y2, Y2
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMOVSXBW    32(AX)(SI*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y4, Y4
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMOVSXBW    32(AX)(DI*1), Y10
-	VPMADDWD     Y8, Y10, Y8
-	VPADDD       Y8, Y6, Y6
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      96(CX), Y8
-	VMOVDQU      96(CX)(SI*1), Y9
-	VPMOVSXBW    48(AX), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y0, Y0
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMOVSXBW    48(AX)(DX*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y2, Y2
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMOVSXBW    48(AX)(SI*1), Y10
-	VPMADDWD     Y8, Y10, Y11
-	VPADDD       Y11, Y4, Y4
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMOVSXBW    48(AX)(DI*1), Y10
-	VPMADDWD     Y8, Y10, Y8
-	VPADDD       Y8, Y6, Y6
-	VPMADDWD     Y9, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	ADDQ         $0x40, AX
-	ADDQ         $0x80, CX
-	SUBQ         $0x40, BX
-	JNZ          loop
-	MOVQ         dst+0(FP), AX
-	MOVQ         dstStride+8(FP), CX
-	VEXTRACTI128 $0x01, Y0, X8
-	VPADDD       X8, X0, X0
-	VPSHUFD      $0x4e, X0, X8
-	VPADDD       X8, X0, X0
-	VPSHUFD      $0xb1, X0, X8
-	VPADDD       X8, X0, X0
-	VMOVD        X0, (AX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x4e, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0xb1, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y2, X0
-	VPADDD       X0, X2, X2
-	VPSHUFD      $0x4e, X2, X0
-	VPADDD       X0, X2, X2
-	VPSHUFD      $0xb1, X2, X0
-	VPADDD       X0, X2, X2
-	VMOVD        X2, (AX)
-	VEXTRACTI128 $0x01, Y3, X0
-	VPADDD       X0, X3, X3
-	VPSHUFD      $0x4e, X3, X0
-	VPADDD       X0, X3, X3
-	VPSHUFD      $0xb1, X3, X0
-	VPADDD       X0, X3, X3
-	VMOVD        X3, 4(AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y4, X0
-	VPADDD       X0, X4, X4
-	VPSHUFD      $0x4e, X4, X0
-	VPADDD       X0, X4, X4
-	VPSHUFD      $0xb1, X4, X0
-	VPADDD       X0, X4, X4
-	VMOVD        X4, (AX)
-	VEXTRACTI128 $0x01, Y5, X0
-	VPADDD       X0, X5, X5
-	VPSHUFD      $0x4e, X5, X0
-	VPADDD       X0, X5, X5
-	VPSHUFD      $0xb1, X5, X0
-	VPADDD       X0, X5, X5
-	VMOVD        X5, 4(AX)
-	ADDQ         CX, AX
-	VEXTRACTI128 $0x01, Y6, X0
-	VPADDD       X0, X6, X6
-	VPSHUFD      $0x4e, X6, X0
-	VPADDD       X0, X6, X6
-	VPSHUFD      $0xb1, X6, X0
-	VPADDD       X0, X6, X6
-	VMOVD        X6, (AX)
-	VEXTRACTI128 $0x01, Y7, X0
-	VPADDD       X0, X7, X7
-	VPSHUFD      $0x4e, X7, X0
-	VPADDD       X0, X7, X7
-	VPSHUFD      $0xb1, X7, X0
-	VPADDD       X0, X7, X7
-	VMOVD        X7, 4(AX)
-	VZEROUPPER
-	RET
-
-// func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·avx512_codes_4x2(SB), NOSPLIT, $0-48
-	MOVQ   rows+16(FP), AX
-	MOVQ   queries+24(FP), CX
-	MOVQ   stride+32(FP), DX
-	MOVQ   n+40(FP), BX
-	LEAQ   (DX)(DX*1), SI
-	LEAQ   (DX)(DX*2), DI
-	LEAQ   (SI)(SI*1), R8
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-
-loop:
-	VMOVDQU16     (CX), Z8
-	VMOVDQU16     (CX)(SI*1), Z9
-	VPMOVSXBW     (AX), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z0, Z0
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z1, Z1
-	VPMOVSXBW     (AX)(DX*1), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z2, Z2
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z3, Z3
-	VPMOVSXBW     (AX)(SI*1), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z4, Z4
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z5, Z5
-	VPMOVSXBW     (AX)(DI*1), Z10
-	VPMADDWD      Z8, Z10, Z8
-	VPADDD        Z8, Z6, Z6
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z7, Z7
-	VMOVDQU16     64(CX), Z8
-	VMOVDQU16     64(CX)(SI*1), Z9
-	VPMOVSXBW     32(AX), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z0, Z0
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z1, Z1
-	VPMOVSXBW     32(AX)(DX*1), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z2, Z2
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z3, Z3
-	VPMOVSXBW     32(AX)(SI*1), Z10
-	VPMADDWD      Z8, Z10, Z11
-	VPADDD        Z11, Z4, Z4
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z5, Z5
-	VPMOVSXBW     32(AX)(DI*1), Z10
-	VPMADDWD      Z8, Z10, Z8
-	VPADDD        Z8, Z6, Z6
-	VPMADDWD      Z9, Z10, Z10
-	VPADDD        Z10, Z7, Z7
-	ADDQ          $0x40, AX
-	ADDQ          $0x80, CX
-	SUBQ          $0x40, BX
-	JNZ           loop
-	MOVQ          dst+0(FP), AX
-	MOVQ          dstStride+8(FP), CX
-	VEXTRACTI64X4 $0x01, Z0, Y8
-	VPADDD        Y8, Y0, Y0
-	VEXTRACTI128  $0x01, Y0, X8
-	VPADDD        X8, X0, X0
-	VPSHUFD       $0x4e, X0, X8
-	VPADDD        X8, X0, X0
-	VPSHUFD       $0xb1, X0, X8
-	VPADDD        X8, X0, X0
-	VMOVD         X0, (AX)
-	VEXTRACTI64X4 $0x01, Z1, Y0
-	VPADDD        Y0, Y1, Y1
-	VEXTRACTI128  $0x01, Y1, X0
-	VPADDD        X0, X1, X1
-	VPSHUFD       $0x4e, X1, X0
-	VPADDD        X0, X1, X1
-	VPSHUFD       $0xb1, X1, X0
-	VPADDD        X0, X1, X1
-	VMOVD         X1, 4(AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z2, Y0
-	VPADDD        Y0, Y2, Y2
-	VEXTRACTI128  $0x01, Y2, X0
-	VPADDD        X0, X2, X2
-	VPSHUFD       $0x4e, X2, X0
-	VPADDD        X0, X2, X2
-	VPSHUFD       $0xb1, X2, X0
-	VPADDD        X0, X2, X2
-	VMOVD         X2, (AX)
-	VEXTRACTI64X4 $0x01, Z3, Y0
-	VPADDD        Y0, Y3, Y3
-	VEXTRACTI128  $0x01, Y3, X0
-	VPADDD        X0, X3, X3
-	VPSHUFD       $0x4e, X3, X0
-	VPADDD        X0, X3, X3
-	VPSHUFD       $0xb1, X3, X0
-	VPADDD        X0, X3, X3
-	VMOVD         X3, 4(AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z4, Y0
-	VPADDD        Y0, Y4, Y4
-	VEXTRACTI128  $0x01, Y4, X0
-	VPADDD        X0, X4, X4
-	VPSHUFD       $0x4e, X4, X0
-	VPADDD        X0, X4, X4
-	VPSHUFD       $0xb1, X4, X0
-	VPADDD        X0, X4, X4
-	VMOVD         X4, (AX)
-	VEXTRACTI64X4 $0x01, Z5, Y0
-	VPADDD        Y0, Y5, Y5
-	VEXTRACTI128  $0x01, Y5, X0
-	VPADDD        X0, X5, X5
-	VPSHUFD       $0x4e, X5, X0
-	VPADDD        X0, X5, X5
-	VPSHUFD       $0xb1, X5, X0
-	VPADDD        X0, X5, X5
-	VMOVD         X5, 4(AX)
-	ADDQ          CX, AX
-	VEXTRACTI64X4 $0x01, Z6, Y0
-	VPADDD        Y0, Y6, Y6
-	VEXTRACTI128  $0x01, Y6, X0
-	VPADDD        X0, X6, X6
-	VPSHUFD       $0x4e, X6, X0
-	VPADDD        X0, X6, X6
-	VPSHUFD       $0xb1, X6, X0
-	VPADDD        X0, X6, X6
-	VMOVD         X6, (AX)
-	VEXTRACTI64X4 $0x01, Z7, Y0
-	VPADDD        Y0, Y7, Y7
-	VEXTRACTI128  $0x01, Y7, X0
-	VPADDD        X0, X7, X7
-	VPSHUFD       $0x4e, X7, X0
-	VPADDD        X0, X7, X7
-	VPSHUFD       $0xb1, X7, X0
-	VPADDD        X0, X7, X7
-	VMOVD         X7, 4(AX)
-	VZEROUPPER
-	RET
-
 // func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 // Requires: AVX, AVX2
 TEXT ·avx2_codes_3x3(SB), NOSPLIT, $0-48
@@ -884,8 +354,530 @@ loop:
 	VZEROUPPER
 	RET
 
+// func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_4x2(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DI
+	LEAQ  (SI)(SI*1), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+loop:
+	VMOVDQU      (CX), Y8
+	VMOVDQU      (CX)(SI*1), Y9
+	VPMOVSXBW    (AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    (AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    (AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    (AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      32(CX), Y8
+	VMOVDQU      32(CX)(SI*1), Y9
+	VPMOVSXBW    16(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    16(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    16(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    16(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      64(CX), Y8
+	VMOVDQU      64(CX)(SI*1), Y9
+	VPMOVSXBW    32(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    32(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    32(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    32(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      96(CX), Y8
+	VMOVDQU      96(CX)(SI*1), Y9
+	VPMOVSXBW    48(AX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMOVSXBW    48(AX)(DX*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMOVSXBW    48(AX)(SI*1), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMOVSXBW    48(AX)(DI*1), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
+	JNZ          loop
+	MOVQ         dst+0(FP), AX
+	MOVQ         dstStride+8(FP), CX
+	VEXTRACTI128 $0x01, Y0, X8
+	VPADDD       X8, X0, X0
+	VPSHUFD      $0x4e, X0, X8
+	VPADDD       X8, X0, X0
+	VPSHUFD      $0xb1, X0, X8
+	VPADDD       X8, X0, X0
+	VMOVD        X0, (AX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, (AX)
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0xb1, X3, X0
+	VPADDD       X0, X3, X3
+	VMOVD        X3, 4(AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0x4e, X4, X0
+	VPADDD       X0, X4, X4
+	VPSHUFD      $0xb1, X4, X0
+	VPADDD       X0, X4, X4
+	VMOVD        X4, (AX)
+	VEXTRACTI128 $0x01, Y5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0x4e, X5, X0
+	VPADDD       X0, X5, X5
+	VPSHUFD      $0xb1, X5, X0
+	VPADDD       X0, X5, X5
+	VMOVD        X5, 4(AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0x4e, X6, X0
+	VPADDD       X0, X6, X6
+	VPSHUFD      $0xb1, X6, X0
+	VPADDD       X0, X6, X6
+	VMOVD        X6, (AX)
+	VEXTRACTI128 $0x01, Y7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0x4e, X7, X0
+	VPADDD       X0, X7, X7
+	VPSHUFD      $0xb1, X7, X0
+	VPADDD       X0, X7, X7
+	VMOVD        X7, 4(AX)
+	VZEROUPPER
+	RET
+
+// func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_4x2(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop:
+	VMOVDQU16     (CX), Z8
+	VMOVDQU16     (CX)(SI*1), Z9
+	VPMOVSXBW     (AX), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z0, Z0
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z1, Z1
+	VPMOVSXBW     (AX)(DX*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z2, Z2
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z3, Z3
+	VPMOVSXBW     (AX)(SI*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z4, Z4
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z5, Z5
+	VPMOVSXBW     (AX)(DI*1), Z10
+	VPMADDWD      Z8, Z10, Z8
+	VPADDD        Z8, Z6, Z6
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z7, Z7
+	VMOVDQU16     64(CX), Z8
+	VMOVDQU16     64(CX)(SI*1), Z9
+	VPMOVSXBW     32(AX), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z0, Z0
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z1, Z1
+	VPMOVSXBW     32(AX)(DX*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z2, Z2
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z3, Z3
+	VPMOVSXBW     32(AX)(SI*1), Z10
+	VPMADDWD      Z8, Z10, Z11
+	VPADDD        Z11, Z4, Z4
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z5, Z5
+	VPMOVSXBW     32(AX)(DI*1), Z10
+	VPMADDWD      Z8, Z10, Z8
+	VPADDD        Z8, Z6, Z6
+	VPMADDWD      Z9, Z10, Z10
+	VPADDD        Z10, Z7, Z7
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y8
+	VPADDD        Y8, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0x4e, X0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0xb1, X0, X8
+	VPADDD        X8, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPADDD        Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0xb1, X4, X0
+	VPADDD        X0, X4, X4
+	VMOVD         X4, (AX)
+	VEXTRACTI64X4 $0x01, Z5, Y0
+	VPADDD        Y0, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0x4e, X5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0xb1, X5, X0
+	VPADDD        X0, X5, X5
+	VMOVD         X5, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z6, Y0
+	VPADDD        Y0, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0x4e, X6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0xb1, X6, X0
+	VPADDD        X0, X6, X6
+	VMOVD         X6, (AX)
+	VEXTRACTI64X4 $0x01, Z7, Y0
+	VPADDD        Y0, Y7, Y7
+	VEXTRACTI128  $0x01, Y7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0x4e, X7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0xb1, X7, X0
+	VPADDD        X0, X7, X7
+	VMOVD         X7, 4(AX)
+	VZEROUPPER
+	RET
+
+// func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2
+TEXT ·avx2_codes_4x1(SB), NOSPLIT, $0-48
+	MOVQ  rows+16(FP), AX
+	MOVQ  queries+24(FP), CX
+	MOVQ  stride+32(FP), DX
+	MOVQ  n+40(FP), BX
+	LEAQ  (DX)(DX*1), SI
+	LEAQ  (DX)(DX*2), DI
+	LEAQ  (SI)(SI*1), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+loop:
+	VMOVDQU      (CX), Y4
+	VPMOVSXBW    (AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    (AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    (AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    (AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      32(CX), Y4
+	VPMOVSXBW    16(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    16(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    16(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    16(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      64(CX), Y4
+	VPMOVSXBW    32(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    32(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    32(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    32(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      96(CX), Y4
+	VPMOVSXBW    48(AX), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMOVSXBW    48(AX)(DX*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMOVSXBW    48(AX)(SI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPMOVSXBW    48(AX)(DI*1), Y5
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, CX
+	SUBQ         $0x40, BX
+	JNZ          loop
+	MOVQ         dst+0(FP), AX
+	MOVQ         dstStride+8(FP), CX
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x4e, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0xb1, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, (AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0x4e, X2, X0
+	VPADDD       X0, X2, X2
+	VPSHUFD      $0xb1, X2, X0
+	VPADDD       X0, X2, X2
+	VMOVD        X2, (AX)
+	ADDQ         CX, AX
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0x4e, X3, X0
+	VPADDD       X0, X3, X3
+	VPSHUFD      $0xb1, X3, X0
+	VPADDD       X0, X3, X3
+	VMOVD        X3, (AX)
+	VZEROUPPER
+	RET
+
+// func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·avx512_codes_4x1(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop:
+	VMOVDQU16     (CX), Z4
+	VPMOVSXBW     (AX), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z0, Z0
+	VPMOVSXBW     (AX)(DX*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z1, Z1
+	VPMOVSXBW     (AX)(SI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z2, Z2
+	VPMOVSXBW     (AX)(DI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z3, Z3
+	VMOVDQU16     64(CX), Z4
+	VPMOVSXBW     32(AX), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z0, Z0
+	VPMOVSXBW     32(AX)(DX*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z1, Z1
+	VPMOVSXBW     32(AX)(SI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z2, Z2
+	VPMOVSXBW     32(AX)(DI*1), Z5
+	VPMADDWD      Z4, Z5, Z5
+	VPADDD        Z5, Z3, Z3
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y4
+	VPADDD        Y4, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0x4e, X0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0xb1, X0, X4
+	VPADDD        X4, X0, X0
+	VMOVD         X0, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, (AX)
+	VZEROUPPER
+	RET
+
 // func avx2_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2, MMX+
+// Requires: AVX, AVX2
 TEXT ·avx2_codes_1x1(SB), NOSPLIT, $0-48
 	MOVQ  rows+16(FP), AX
 	MOVQ  queries+24(FP), CX
@@ -897,7 +889,6 @@ TEXT ·avx2_codes_1x1(SB), NOSPLIT, $0-48
 	VPXOR Y0, Y0, Y0
 
 loop:
-	PREFETCHT0   1024(AX)
 	VMOVDQU      (CX), Y1
 	VPMOVSXBW    (AX), Y2
 	VPMADDWD     Y1, Y2, Y2
@@ -931,7 +922,7 @@ loop:
 	RET
 
 // func avx512_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, MMX+
+// Requires: AVX, AVX2, AVX512BW, AVX512F
 TEXT ·avx512_codes_1x1(SB), NOSPLIT, $0-48
 	MOVQ   rows+16(FP), AX
 	MOVQ   queries+24(FP), CX
@@ -943,7 +934,6 @@ TEXT ·avx512_codes_1x1(SB), NOSPLIT, $0-48
 	VPXORD Z0, Z0, Z0
 
 loop:
-	PREFETCHT0    1024(AX)
 	VMOVDQU16     (CX), Z1
 	VPMOVSXBW     (AX), Z2
 	VPMADDWD      Z1, Z2, Z2
@@ -1244,6 +1234,19 @@ loop:
 	VPADDD        X0, X2, X2
 	VMOVD         X2, 8(AX)
 	VZEROUPPER
+	RET
+
+// func prefetch(p *int8, lines int)
+// Requires: MMX+
+TEXT ·prefetch(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ lines+8(FP), CX
+
+loop:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       CX
+	JNZ        loop
 	RET
 
 // func avx2_largest(x *float32, n int) float32

@@ -2,15 +2,15 @@
 
 package kernel
 
-// avx2_codes_4x1 is the inner products of 4 rows with 1 queries.
+// avx2_codes_3x3 is the inner products of 3 rows with 3 queries.
 //
 //go:noescape
-func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx512_codes_4x1 is the inner products of 4 rows with 1 queries.
+// avx512_codes_3x3 is the inner products of 3 rows with 3 queries.
 //
 //go:noescape
-func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+func avx512_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
 // avx2_codes_4x2 is the inner products of 4 rows with 2 queries.
 //
@@ -22,15 +22,15 @@ func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //go:noescape
 func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx2_codes_3x3 is the inner products of 3 rows with 3 queries.
+// avx2_codes_4x1 is the inner products of 4 rows with 1 queries.
 //
 //go:noescape
-func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
-// avx512_codes_3x3 is the inner products of 3 rows with 3 queries.
+// avx512_codes_4x1 is the inner products of 4 rows with 1 queries.
 //
 //go:noescape
-func avx512_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
 // avx2_codes_1x1 is the inner products of 1 rows with 1 queries.
 //
@@ -61,6 +61,11 @@ func avx2_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //
 //go:noescape
 func avx512_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// prefetch asks for lines of 64 bytes, at least one.
+//
+//go:noescape
+func prefetch(p *int8, lines int)
 
 // avx2_largest is the largest absolute value.
 //

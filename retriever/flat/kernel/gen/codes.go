@@ -11,7 +11,7 @@ import (
 // codeTiles are the shapes of tiles for 8-bit rows: R·Q registers for sums, Q for
 // the queries' values, one for a row's and one for products.
 var codeTiles = []struct{ r, q int }{
-	{4, 1}, {4, 2}, {3, 3},
+	{3, 3}, {4, 2}, {4, 1},
 	{1, 1}, {1, 2}, {1, 3},
 }
 
@@ -61,11 +61,6 @@ func codeTile(name string, r, q int, wide bool) {
 	}
 	Label("loop")
 	const step = 64
-	if q == 1 { // bound by memory: the rows behind are asked for
-		for i := range r {
-			PREFETCHT0(rowAt(i, r*1024))
-		}
-	}
 	for at := 0; at < step; at += width {
 		held := make([]reg.VecVirtual, q)
 		for j := range held {
@@ -128,6 +123,21 @@ func foldInts(v reg.VecVirtual, wide bool) reg.VecVirtual {
 	VPSHUFD(Imm(0xb1), x, other)
 	VPADDD(other, x, x)
 	return x
+}
+
+// prefetch writes func prefetch(p *int8, lines int): lines of 64 bytes from p on
+// are asked for, into the second cache.
+func prefetch() {
+	TEXT("prefetch", NOSPLIT, "func(p *int8, lines int)")
+	Pragma("noescape")
+	Doc("prefetch asks for lines of 64 bytes, at least one.")
+	p, n := Load(Param("p"), GP64()), Load(Param("lines"), GP64())
+	Label("loop")
+	PREFETCHT1(Mem{Base: p})
+	ADDQ(Imm(64), p)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	RET()
 }
 
 // largest writes func avx2_largest(x *float32, n int) float32: max |x[i]|, n a

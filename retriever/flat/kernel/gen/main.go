@@ -15,6 +15,7 @@ func main() {
 		codeTile(fmt.Sprintf("avx2_codes_%dx%d", t.r, t.q), t.r, t.q, false)
 		codeTile(fmt.Sprintf("avx512_codes_%dx%d", t.r, t.q), t.r, t.q, true)
 	}
+	prefetch()
 	largest()
 	codes()
 	dot64()
