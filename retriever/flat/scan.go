@@ -12,7 +12,7 @@ import (
 
 const (
 	blockBytes = 1 << 20 // of codes, scored at a time: their scores stay in the second cache
-	unitRows   = 1024      // taken by a worker at a time; a divisor of chunkRows
+	unitRows   = 1024    // taken by a worker at a time; a divisor of chunkRows
 )
 
 // sure is how many steps of its codes a row is looked at wider than it seems.
