@@ -37,15 +37,13 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 	if err != nil {
 		return nil, s.fail(ctx, "list the collections", err)
 	}
-	s.mu.Lock()
-	live := s.live[name]
-	s.mu.Unlock()
+	served := lastServed(all, name)
 	r.Job, r.Generation = job, 1
 	for _, g := range all {
 		if g.Name != name {
 			continue
 		}
-		if g.Job == job && (live == nil || g.Generation > live.Generation) {
+		if g.Job == job && g.Generation > served {
 			if g.Dim != r.Dim {
 				return nil, imagebind.Errorf(imagebind.Conflict, "job %s began a generation of dim %d, not %d", job, g.Dim, r.Dim)
 			}
@@ -68,7 +66,7 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 	if err := s.make(ctx, c, r); err != nil {
 		return nil, s.fail(ctx, "create "+r.physical(), err)
 	}
-	return &builder{s: s, c: c, g: &generation{record: r}}, nil
+	return &builder{s: s, c: c, g: s.generation(r)}, nil
 }
 
 // Rows is how many rows the generation holds.
@@ -121,11 +119,12 @@ func (b *builder) Commit(ctx context.Context) (store.Info, error) {
 	}
 	b.s.dial.Lock()
 	defer b.s.dial.Unlock()
-	b.s.mu.Lock()
-	live := b.s.live[b.g.Name]
-	b.s.mu.Unlock()
-	if live != nil && live.Generation > b.g.Generation {
-		return store.Info{}, imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", live.Generation, b.g.Name, b.g.Generation)
+	all, err := b.s.all(ctx, b.c)
+	if err != nil {
+		return store.Info{}, b.s.fail(ctx, "list the collections", err)
+	}
+	if served := lastServed(all, b.g.Name); served > b.g.Generation {
+		return store.Info{}, imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", served, b.g.Name, b.g.Generation)
 	}
 	if err := b.s.swap(ctx, b.c, b.g); err != nil {
 		return store.Info{}, b.s.fail(ctx, "switch "+b.g.Name, err)

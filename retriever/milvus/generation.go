@@ -3,6 +3,7 @@ package milvus
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -43,9 +44,14 @@ func alias(name string) string {
 // A generation is a Milvus collection in use by this process.
 type generation struct {
 	record
-	builtAt time.Time
-	write   sync.Mutex                // one writer at a time, so that Delete counts right
-	wrote   atomic.Pointer[time.Time] // the last write of this process; nil for none
+	builtAt  time.Time
+	servedAt time.Time // when it last began to serve; zero if it never did
+	kept     int       // rows, counted when it was put aside; -1 if it was not
+
+	write  sync.Mutex                // one writer at a time, so that Delete counts right
+	wrote  atomic.Pointer[time.Time] // the last write of this process; nil for none
+	epoch  uint64                    // of this value in this process: a name may come again
+	writes atomic.Uint64             // of this process, done or failed
 
 	refs int  // operations under way; guarded by Store.mu
 	gone bool // drop it after the last of them; guarded by Store.mu
@@ -64,6 +70,9 @@ func (g *generation) written() {
 	g.wrote.Store(&now)
 }
 
+// changed makes a new Version, after a write that was done or may have been.
+func (g *generation) changed() { g.writes.Add(1) }
+
 // describe reads a Milvus collection, by its name or an alias. A collection
 // that this package did not make gives nil and no error.
 func (s *Store) describe(ctx context.Context, c client.Client, name string) (*generation, error) {
@@ -73,7 +82,7 @@ func (s *Store) describe(ctx context.Context, c client.Client, name string) (*ge
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{}
+	g := s.generation(record{})
 	if json.Unmarshal([]byte(d.Schema.Description), &g.record) != nil || g.ImageBind != 1 || g.physical() != d.Name {
 		return nil, nil
 	}
@@ -81,7 +90,29 @@ func (s *Store) describe(ctx context.Context, c client.Client, name string) (*ge
 	if t, err := time.Parse(time.RFC3339Nano, d.Properties[builtAtProperty]); err == nil {
 		g.builtAt = t
 	}
+	if t, err := time.Parse(time.RFC3339Nano, d.Properties[servedAtProperty]); err == nil {
+		g.servedAt = t
+	}
+	if n, err := strconv.Atoi(d.Properties[rowsProperty]); err == nil {
+		g.kept = n
+	}
 	return g, nil
+}
+
+// generation is one of this process.
+func (s *Store) generation(r record) *generation {
+	return &generation{record: r, kept: -1, epoch: s.epochs.Add(1)}
+}
+
+// Version names the rows that a search of this process would see.
+func (s *Store) Version(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.live[name]
+	if g == nil || s.c == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s@%d.%d", g.physical(), g.epoch, g.writes.Load())
 }
 
 // all lists the generations in the server, live or not.
@@ -109,7 +140,7 @@ func (s *Store) all(ctx context.Context, c client.Client) ([]*generation, error)
 }
 
 // discover reads which generations serve, loads them, and removes those that a
-// crash left behind after a switch.
+// crash left behind after a switch; kept ones stay.
 func (s *Store) discover(ctx context.Context, c client.Client) (map[string]*generation, error) {
 	all, err := s.all(ctx, c)
 	if err != nil {
@@ -135,14 +166,8 @@ func (s *Store) discover(ctx context.Context, c client.Client) (map[string]*gene
 		}
 		live[l.Name] = l
 	}
-	for _, g := range all {
-		if l := live[g.Name]; l != nil && g.Generation < l.Generation {
-			try, cancel := s.call(ctx)
-			if err := c.DropCollection(try, g.physical()); err != nil {
-				slog.WarnContext(ctx, "milvus: an old generation stays", "collection", g.physical(), "err", err)
-			}
-			cancel()
-		}
+	for name, l := range live {
+		s.tidy(ctx, c, name, l, all)
 	}
 	return live, nil
 }
@@ -209,33 +234,46 @@ func (s *Store) use(ctx context.Context, name string) (c client.Client, g *gener
 	}
 }
 
-// release gives back n uses of g and removes a retired one after its last.
+// release gives back n uses of g, and puts a retired one aside after its last.
 func (s *Store) release(g *generation, n int) {
 	s.mu.Lock()
 	g.refs -= n
-	remove, c := g.gone && g.refs == 0, s.c
-	if remove {
+	aside, c := g.gone && g.refs == 0, s.c
+	if aside {
+		delete(s.retired, g.physical())
 		s.drop.Add(1)
 	}
 	s.mu.Unlock()
-	if !remove {
+	if !aside {
 		return
 	}
 	go func() {
 		defer s.drop.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*s.o.Timeout)
 		defer cancel()
-		if err := c.DropCollection(ctx, g.physical()); err != nil {
-			slog.Warn("milvus: an old generation stays", "collection", g.physical(), "err", err)
+		s.dial.Lock()
+		defer s.dial.Unlock()
+		s.mu.Lock()
+		live := s.live[g.Name]
+		s.mu.Unlock()
+		if live == nil {
+			return
 		}
+		all, err := s.all(ctx, c)
+		if err != nil {
+			slog.Warn("milvus: old generations stay in memory", "collection", g.Name, "err", err)
+			return
+		}
+		s.tidy(ctx, c, g.Name, live, all)
 	}()
 }
 
-// retire lets g be removed once nothing uses it.
+// retire lets g be put aside once nothing uses it.
 func (s *Store) retire(g *generation) {
 	s.mu.Lock()
 	g.refs++
 	g.gone = true
+	s.retired[g.physical()] = g
 	s.mu.Unlock()
 	s.release(g, 1)
 }
@@ -259,42 +297,6 @@ func (s *Store) moved(ctx context.Context, c client.Client, name string, from *g
 		}
 	}
 	return true
-}
-
-// built notes in the server when the generation was committed.
-type built time.Time
-
-func (b built) KeyValue() (string, string) {
-	return builtAtProperty, time.Time(b).UTC().Format(time.RFC3339Nano)
-}
-
-// swap makes g the generation that serves, durably first.
-func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error {
-	g.builtAt = time.Now().UTC()
-	try, cancel := s.call(ctx)
-	defer cancel()
-	if err := c.AlterCollection(try, g.physical(), built(g.builtAt)); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	old := s.live[g.Name]
-	s.mu.Unlock()
-	var err error
-	if old == nil {
-		err = c.CreateAlias(try, g.physical(), alias(g.Name))
-	} else {
-		err = c.AlterAlias(try, g.physical(), alias(g.Name))
-	}
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.live[g.Name] = g
-	s.mu.Unlock()
-	if old != nil {
-		s.retire(old) //nolint:contextcheck // the removal outlives the switch
-	}
-	return nil
 }
 
 func (s *Store) newRecord(name string, spec store.Spec) (record, error) {

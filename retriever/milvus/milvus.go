@@ -33,6 +33,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/milvus-io/milvus-sdk-go/v2/client"
@@ -56,6 +57,10 @@ type Options struct {
 	M, EfConstruct int    // HNSW: links a node and build effort; default 16 and 200
 	Ef             int    // HNSW: search effort; default 256, never below k
 
+	// Keep is how many previous generations of a collection are kept, out of
+	// memory, for a rollback; default 1, negative for none.
+	Keep int
+
 	Timeout      time.Duration // of a search or a write; default 10 s
 	BuildTimeout time.Duration // of flush, index and load; default 2 h
 }
@@ -71,6 +76,12 @@ func (o *Options) defaults() error {
 		if *d.v <= 0 {
 			*d.v = d.d
 		}
+	}
+	switch {
+	case o.Keep == 0:
+		o.Keep = 1
+	case o.Keep < 0:
+		o.Keep = 0
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
@@ -102,9 +113,12 @@ const (
 // outputs are asked for with every hit.
 var outputs = []string{fieldVector, fieldCaption, fieldURI, fieldMetadata}
 
-// builtAtProperty of a Milvus collection is when it was committed; one that was
-// never committed has none.
-const builtAtProperty = "imagebind.built_at"
+// Properties of a Milvus collection.
+const (
+	builtAtProperty  = "imagebind.built_at"  // when its build ended
+	servedAtProperty = "imagebind.served_at" // when it last began to serve; one that never did has none
+	rowsProperty     = "imagebind.rows"      // how many there were when it was put aside
+)
 
 var (
 	nameRE       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,99}$`)
@@ -126,7 +140,10 @@ type Store struct {
 	mu   sync.Mutex
 	c    client.Client          // nil until connected
 	live map[string]*generation // by collection name
-	drop sync.WaitGroup         // old generations being removed
+	// retired are no longer live and still in use, by physical name.
+	retired map[string]*generation
+	drop    sync.WaitGroup // old generations being put aside
+	epochs  atomic.Uint64
 }
 
 var _ store.Store = (*Store)(nil)
@@ -137,7 +154,7 @@ func Open(o Options) (*Store, error) {
 	if err := o.defaults(); err != nil {
 		return nil, err
 	}
-	return &Store{o: o, live: map[string]*generation{}}, nil
+	return &Store{o: o, live: map[string]*generation{}, retired: map[string]*generation{}}, nil
 }
 
 // Close ends the connection after old generations are removed.
@@ -251,8 +268,13 @@ func (s *Store) info(ctx context.Context, c client.Client, g *generation) (store
 	if err != nil {
 		return store.Info{}, s.fail(ctx, "count "+g.physical(), err)
 	}
+	return g.info(n, true), nil
+}
+
+// info describes a generation of n rows.
+func (g *generation) info(n int, serves bool) store.Info {
 	return store.Info{Name: g.Name, Dim: g.Dim, Count: n, Index: g.Index, Backend: "milvus", Model: g.Model,
-		Generation: g.Generation, BuiltAt: g.builtAt}, nil
+		Generation: g.Generation, BuiltAt: g.builtAt, Serves: serves}
 }
 
 // List describes all collections, by name.
@@ -356,8 +378,6 @@ func (s *Store) index(ctx context.Context, c client.Client, r record) error {
 	return s.load(ctx, c, r.physical())
 }
 
-func (built) Valid() error { return nil }
-
 // Create makes an empty collection, or finds it when it exists with that dim.
 func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store.Info, error) {
 	r, err := s.newRecord(name, spec)
@@ -389,7 +409,7 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 	if err := s.make(ctx, c, r); err != nil {
 		return store.Info{}, s.fail(ctx, "create "+r.physical(), err)
 	}
-	g := &generation{record: r}
+	g := s.generation(r)
 	if err = s.index(ctx, c, r); err == nil {
 		err = s.swap(ctx, c, g)
 	}
@@ -400,27 +420,6 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 		return store.Info{}, s.fail(ctx, "create "+name, err)
 	}
 	return s.Info(ctx, name)
-}
-
-// Drop removes the collection with all its generations.
-func (s *Store) Drop(ctx context.Context, name string) error {
-	c, err := s.conn(ctx)
-	if err != nil {
-		return err
-	}
-	g, err := s.serving(ctx, c, name)
-	if err != nil {
-		return err
-	}
-	try, cancel := s.call(ctx)
-	defer cancel()
-	if err := c.DropAlias(try, alias(name)); err != nil && !missing(err) {
-		return s.fail(ctx, "drop "+name, err)
-	}
-	s.mu.Lock()
-	delete(s.live, name)
-	s.mu.Unlock()
-	return s.fail(ctx, "drop "+name, c.DropCollection(try, g.physical()))
 }
 
 // Ready runs a search over every collection: Milvus says that it is healthy

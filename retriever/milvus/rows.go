@@ -107,6 +107,7 @@ func (s *Store) put(ctx context.Context, c client.Client, g *generation, rows []
 		try, cancel := s.call(ctx)
 		_, err = c.Upsert(try, r.physical(), "", cols...)
 		cancel()
+		g.changed()
 		if err != nil {
 			return s.fail(ctx, "write to "+r.physical(), err)
 		}
@@ -146,8 +147,7 @@ func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, err
 			}
 		}
 		try, cancel := s.call(ctx)
-		rs, err := c.QueryByPks(try, g.physical(), nil, entity.NewColumnVarChar(fieldID, batch), []string{fieldID},
-			client.WithSearchQueryConsistencyLevel(g.level()))
+		rs, err := c.Query(try, g.physical(), nil, among(batch), []string{fieldID}, client.WithSearchQueryConsistencyLevel(g.level()))
 		cancel()
 		if err != nil {
 			return n, s.fail(ctx, "look up ids in "+name, err)
@@ -156,8 +156,9 @@ func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, err
 			continue
 		}
 		try, cancel = s.call(ctx)
-		err = c.DeleteByPks(try, g.physical(), "", entity.NewColumnVarChar(fieldID, batch))
+		err = c.Delete(try, g.physical(), "", among(batch))
 		cancel()
+		g.changed()
 		if err != nil {
 			return n, s.fail(ctx, "delete from "+name, err)
 		}
@@ -173,6 +174,16 @@ func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, err
 		return n, s.fail(ctx, "see the delete from "+name, err)
 	}
 	return n, nil
+}
+
+// among is the expression for rows of these ids. (The SDK's own writes them
+// without escapes.)
+func among(ids []string) string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = literal(id)
+	}
+	return fieldID + " in [" + strings.Join(list, ",") + "]"
 }
 
 // filter writes the fields that must be equal as a Milvus expression.
@@ -210,7 +221,7 @@ func (s *Store) Search(ctx context.Context, name string, q store.Query) ([][]ima
 		}
 		out, err := s.search(ctx, c, g, q, false)
 		done()
-		if again && imagebind.KindOf(err) == imagebind.NotFound && s.moved(ctx, c, name, g) {
+		if again && (imagebind.KindOf(err) == imagebind.NotFound || notLoaded(err)) && s.moved(ctx, c, name, g) {
 			continue
 		}
 		return out, err
@@ -263,11 +274,11 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 			return nil, imagebind.Errorf(imagebind.Unavailable, "milvus answered %d lists for %d queries", len(res), len(batch))
 		}
 		for i := range res {
-			list, err := neighbours(&res[i], q.Vectors[at+i])
+			list, err := neighbours(&res[i], q.Vectors[at+i], q.K)
 			if err != nil {
 				return nil, s.fail(ctx, "read the answer of "+r.physical(), err)
 			}
-			out = append(out, list[:min(q.K, len(list))])
+			out = append(out, list)
 		}
 	}
 	return out, nil
@@ -287,41 +298,42 @@ func (s *Store) searchParam(index string, k int, all bool) (entity.SearchParam, 
 	return entity.NewIndexFlatSearchParam()
 }
 
-// neighbours reads the hits of q [E] and puts them in the order of the exact
-// similarities, ties by id.
-func neighbours(res *client.SearchResult, q imagebind.Embedding) ([]imagebind.Neighbour, error) {
-	if res.ResultCount == 0 { // then the SDK misses the output fields, and says so
+// neighbours reads the hits of q [E] and returns the best k in the order of the
+// exact similarities, ties by id.
+func neighbours(res *client.SearchResult, q imagebind.Embedding, k int) ([]imagebind.Neighbour, error) {
+	n := res.ResultCount
+	if n == 0 { // then the SDK misses the output fields, and says so
 		return []imagebind.Neighbour{}, nil
 	}
 	if res.Err != nil {
 		return nil, res.Err
 	}
 	ids, ok := res.IDs.(*entity.ColumnVarChar)
-	vectors, ok1 := res.Fields.GetColumn(fieldVector).(*entity.ColumnFloatVector)
-	captions, ok2 := res.Fields.GetColumn(fieldCaption).(*entity.ColumnVarChar)
-	uris, ok3 := res.Fields.GetColumn(fieldURI).(*entity.ColumnVarChar)
-	metadata, ok4 := res.Fields.GetColumn(fieldMetadata).(*entity.ColumnJSONBytes)
-	n := res.ResultCount
-	if !ok || !ok1 || !ok2 || !ok3 || !ok4 || ids.Len() != n || vectors.Len() != n || captions.Len() != n || uris.Len() != n || metadata.Len() != n {
-		return nil, fmt.Errorf("its columns are not those of this schema")
+	if !ok || ids.Len() != n {
+		return nil, errColumns
 	}
-	list := make([]imagebind.Neighbour, n)
-	for i := range list {
-		p := imagebind.Embedding(vectors.Data()[i])
-		if len(p) != len(q) {
-			return nil, fmt.Errorf("a vector of %d values, not %d", len(p), len(q))
-		}
-		var m map[string]any
-		if err := json.Unmarshal(metadata.Data()[i], &m); err != nil {
-			return nil, fmt.Errorf("metadata of %s: %w", ids.Data()[i], err)
-		}
-		if len(m) == 0 {
-			m = nil
-		}
-		list[i] = imagebind.Neighbour{ID: ids.Data()[i], Similarity: float32(q.Dot(p)), Caption: captions.Data()[i], URI: uris.Data()[i], Metadata: m, Prototype: p}
+	f, err := readFields(res.Fields, n, len(q))
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(list, func(a, b imagebind.Neighbour) int {
+	type hit struct {
+		row int
+		imagebind.Neighbour
+	}
+	hits := make([]hit, n)
+	for i, id := range ids.Data() {
+		p := f.vectors[i]
+		hits[i] = hit{i, imagebind.Neighbour{ID: id, Similarity: float32(q.Dot(p)), Caption: f.captions[i], URI: f.uris[i], Prototype: p}}
+	}
+	slices.SortFunc(hits, func(a, b hit) int {
 		return cmp.Or(cmp.Compare(b.Similarity, a.Similarity), cmp.Compare(a.ID, b.ID))
 	})
+	list := make([]imagebind.Neighbour, min(k, n))
+	for i := range list {
+		list[i] = hits[i].Neighbour
+		if list[i].Metadata, err = f.metadataOf(hits[i].row); err != nil { // of those asked for only
+			return nil, fmt.Errorf("metadata of %s: %w", list[i].ID, err)
+		}
+	}
 	return list, nil
 }
