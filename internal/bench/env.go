@@ -23,7 +23,7 @@ import (
 type env struct {
 	bin, work, llama, models string // folders
 	threads                  []int
-	rounds, layers           int
+	rounds, layers, features int
 	spin                     bool
 }
 

@@ -35,16 +35,18 @@ var rows = []row{
 	{"overhead", "what HTTP, prompts, sampling and scheduling add to the graph's own time", (*env).overhead},
 	{"encoders", "ImageBind's encoders in the released sizes with random weights, beside PyTorch", (*env).encoders},
 	{"cold", "7B int4 from a disk that is read for the first time to ready, beside a plain read", (*env).cold},
+	{"retrieval", "the embedded store with rows like image features, beside a read of its codes, faiss and onnxruntime", (*env).retrieval},
 	{"memory", "bytes/s of a read loop over memory", (*env).memory},
 }
 
 // tools are what rows run in processes of their own; scripts may too.
 var tools = map[string]func(args []string) error{
-	"decoder": decoderTool,
-	"read":    readTool,
-	"encoder": encoderTool,
-	"gguf":    ggufTool,
-	"soak":    soakTool,
+	"decoder":  decoderTool,
+	"read":     readTool,
+	"encoder":  encoderTool,
+	"features": featuresTool,
+	"gguf":     ggufTool,
+	"soak":     soakTool,
 }
 
 func main() {
@@ -75,6 +77,7 @@ func run(args []string) error {
 	fs.StringVar(&threads, "threads", threads, "numbers of threads to measure with, of either side")
 	fs.IntVar(&e.rounds, "rounds", 5, "how often everything is measured")
 	fs.IntVar(&e.layers, "layers", 32, "layers of the 7B-shaped decoder")
+	fs.IntVar(&e.features, "features", 300000, "rows of the retrieval row; 3000000 is the paper's cache, and takes 50 GB of disk")
 	fs.BoolVar(&e.spin, "spin", false, "our idle threads spin (ort.spin)")
 	if err := fs.Parse(args); err != nil {
 		return err
