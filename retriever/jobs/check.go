@@ -4,44 +4,64 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/flat/kernel"
 	"imagebind-llm/retriever/store"
 )
 
-// A hit is a row of the source near a check's query.
-type hit struct {
-	row   int
-	score float64
+// A probe is some of a source's rows, and for each the scores of the checkK rows
+// of the source that brute force finds nearest. It sees the rows as they are
+// copied, so that the source is read once.
+type probe struct {
+	queries []imagebind.Embedding
+	best    [][]float64 // of each query, best first
+	from    int         // rows of the source before it were not seen
 }
 
-// check holds the new generation to its source: as many rows, few left out,
-// and searches for rows of the source that find what brute force finds.
-func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder) error {
-	if err := m.update(j, true, func(j *job) { j.Phase, j.ETA = "check", nil }); err != nil {
-		return err
-	}
+// newProbe picks queries all over the source.
+func newProbe(ctx context.Context, src Source) (*probe, error) {
 	total, dim := src.Rows(), src.Dim()
-	if err := m.tooBad(j.Point, total); err != nil {
-		return err
-	}
-	if b.Rows() != j.Point.Stored {
-		return imagebind.Errorf(imagebind.Internal, "the generation holds %d rows, %d were stored", b.Rows(), j.Point.Stored)
-	}
 	n := max(1, min(checkQueries, total, int(checkWork/(float64(total)*float64(dim)))))
-	var queries []imagebind.Embedding
+	p := &probe{}
 	for i := range n {
 		rows, err := src.Read(ctx, i*total/n, 1)
 		if err != nil {
-			return fmt.Errorf("read %s: %w", j.Source.Path, err)
+			return nil, fmt.Errorf("read a row to check with: %w", err)
 		}
-		if len(rows) > 0 && fault(rows[0], dim) == "" {
-			queries = append(queries, rows[0].Vector)
+		if len(rows) == 0 {
+			continue
+		}
+		if why, _ := fault(rows[0], dim); why == "" {
+			p.queries = append(p.queries, slices.Clone(rows[0].Vector))
 		}
 	}
-	best := make([][]hit, len(queries))
-	for at := 0; at < total && len(queries) > 0; {
+	p.best = make([][]float64, len(p.queries))
+	return p, nil
+}
+
+// see takes good rows into account.
+func (p *probe) see(rows []store.Row) {
+	workers := min(runtime.GOMAXPROCS(0), len(p.queries))
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for q := w; q < len(p.queries); q += workers {
+				for _, r := range rows {
+					keep(&p.best[q], kernel.Dot(p.queries[q], r.Vector))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// catchUp sees the rows before to, from the source.
+func (p *probe) catchUp(ctx context.Context, src Source, to int) error {
+	for at := 0; at < to && len(p.queries) > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -49,26 +69,46 @@ func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder
 		if err != nil {
 			return err
 		}
-		for i, r := range rows {
-			if fault(r, dim) != "" {
-				continue
-			}
-			for q := range queries {
-				keep(&best[q], hit{at + i, queries[q].Dot(r.Vector)})
-			}
-		}
 		at += len(rows)
+		rows = rows[:max(0, len(rows)-max(0, at-to))]
+		p.see(slices.DeleteFunc(rows, func(r store.Row) bool { why, _ := fault(r, src.Dim()); return why != "" }))
+	}
+	return nil
+}
+
+// check holds the new generation to its source: as many rows, few left out,
+// and searches for rows of the source that find what brute force finds.
+func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder, p *probe) error {
+	if err := m.update(j, true, func(j *job) { j.Phase, j.ETA = "check", nil }); err != nil {
+		return err
+	}
+	if err := m.tooBad(j.Point, src.Rows()); err != nil {
+		return err
+	}
+	if b.Rows() != j.Point.Stored {
+		return imagebind.Errorf(imagebind.Internal, "the generation holds %d rows, %d were stored", b.Rows(), j.Point.Stored)
+	}
+	if p == nil { // rows that were made could not be read ahead
+		var err error
+		if p, err = newProbe(ctx, src); err != nil {
+			return err
+		}
+		p.from = src.Rows()
+	}
+	if err := p.catchUp(ctx, src, p.from); err != nil {
+		return err
 	}
 	found, wanted := 0, 0
-	if len(queries) > 0 {
-		got, err := b.Search(ctx, store.Query{Vectors: queries, K: checkK})
+	if len(p.queries) > 0 {
+		got, err := b.Search(ctx, store.Query{Vectors: p.queries, K: checkK})
 		if err != nil {
 			return fmt.Errorf("search the new generation: %w", err)
 		}
 		for q, list := range got {
-			wanted += len(best[q])
-			floor := best[q][len(best[q])-1].score - 1e-5 // fp32 rounding; ties may fall either way
-			for _, nb := range list[:min(len(list), len(best[q]))] {
+			best := p.best[q]
+			wanted += len(best)
+			floor := best[len(best)-1] - 1e-5 // fp32 rounding; ties may fall either way
+			for _, nb := range list[:min(len(list), len(best))] {
 				if float64(nb.Similarity) >= floor {
 					found++
 				}
@@ -80,23 +120,23 @@ func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder
 		recall = float64(found) / float64(wanted)
 	}
 	if err := m.update(j, true, func(j *job) {
-		j.Checks.Rows, j.Checks.Queries, j.Checks.Recall = b.Rows(), len(queries), recall
+		j.Checks.Rows, j.Checks.Queries, j.Checks.Recall = b.Rows(), len(p.queries), recall
 	}); err != nil {
 		return err
 	}
 	if recall < m.o.MinRecall {
-		return imagebind.Errorf(imagebind.Invalid, "recall@%d of the new generation is %.3f over %d searches, under %.3f; another index or other parameters are needed", checkK, recall, len(queries), m.o.MinRecall)
+		return imagebind.Errorf(imagebind.Invalid, "recall@%d of the new generation is %.3f over %d searches, under %.3f; another index or other parameters are needed", checkK, recall, len(p.queries), m.o.MinRecall)
 	}
 	return nil
 }
 
-// keep puts h among the checkK best, best first.
-func keep(best *[]hit, h hit) {
-	if len(*best) == checkK && h.score <= (*best)[checkK-1].score {
+// keep puts a score among the checkK best, best first.
+func keep(best *[]float64, score float64) {
+	if len(*best) == checkK && score <= (*best)[checkK-1] {
 		return
 	}
-	i, _ := slices.BinarySearchFunc(*best, h, func(a, b hit) int { return cmp.Compare(b.score, a.score) })
-	*best = slices.Insert(*best, i, h)
+	i, _ := slices.BinarySearchFunc(*best, score, func(a, b float64) int { return cmp.Compare(b, a) })
+	*best = slices.Insert(*best, i, score)
 	if len(*best) > checkK {
 		*best = (*best)[:checkK]
 	}

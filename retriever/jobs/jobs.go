@@ -81,7 +81,7 @@ const (
 	batchBytes   = 8 << 20 // of vectors in one Append
 	maxBatch     = 2048    // rows in one Append
 	checkQueries = 32      // at most; fewer when the source is large
-	checkWork    = 2e10    // multiplications spent on brute force
+	checkWork    = 5e10    // multiplications spent on brute force
 	checkK       = 10
 	progressTick = 200 * time.Millisecond
 )

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
+	"sync"
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/retriever/flat/kernel"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/store"
 )
@@ -60,10 +63,11 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := m.copy(ctx, j, src, b); err != nil {
+	p, err := m.copy(ctx, j, src, b)
+	if err != nil {
 		return err
 	}
-	if err := m.check(ctx, j, src, b); err != nil {
+	if err := m.check(ctx, j, src, b, p); err != nil {
 		return err
 	}
 	if err := m.update(j, true, func(j *job) { j.Phase = "switch" }); err != nil {
@@ -85,26 +89,25 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	return nil
 }
 
-// fault says why a row cannot be stored, or "".
-func fault(r store.Row, dim int) string {
-	switch n := r.Vector.Norm(); {
+// fault says why a row cannot be stored, or "", and how long its vector is.
+func fault(r store.Row, dim int) (why string, norm float64) {
+	switch norm = math.Sqrt(kernel.SumSquares(r.Vector)); {
 	case len(r.ID) == 0 || len(r.ID) > retrieverapi.MaxID:
-		return fmt.Sprintf("an id of %d bytes; it has 1 to %d", len(r.ID), retrieverapi.MaxID)
+		why = fmt.Sprintf("an id of %d bytes; it has 1 to %d", len(r.ID), retrieverapi.MaxID)
 	case len(r.Vector) != dim:
-		return fmt.Sprintf("%d values; the source's dim is %d", len(r.Vector), dim)
-	case !r.Vector.Finite():
-		return "NaN or infinity"
-	case n < 1e-6:
-		return "a vector of length 0"
+		why = fmt.Sprintf("%d values; the source's dim is %d", len(r.Vector), dim)
+	case math.IsNaN(norm) || math.IsInf(norm, 0):
+		why = "NaN or infinity"
+	case norm < 1e-6:
+		why = "a vector of length 0"
 	case len(r.Caption) > retrieverapi.MaxText || len(r.URI) > retrieverapi.MaxText:
-		return fmt.Sprintf("caption or uri over %d bytes", retrieverapi.MaxText)
-	}
-	if len(r.Metadata) > 0 {
+		why = fmt.Sprintf("caption or uri over %d bytes", retrieverapi.MaxText)
+	case len(r.Metadata) > 0:
 		if b, err := json.Marshal(r.Metadata); err != nil || len(b) > retrieverapi.MaxText {
-			return fmt.Sprintf("metadata that is no JSON, or over %d bytes of it", retrieverapi.MaxText)
+			why = fmt.Sprintf("metadata that is no JSON, or over %d bytes of it", retrieverapi.MaxText)
 		}
 	}
-	return ""
+	return why, norm
 }
 
 // tooBad is an error once p's broken rows are more than may be left out: that
@@ -165,7 +168,7 @@ func (p *point) sift(src Source, rows []store.Row, limit int) []store.Row {
 		if len(good) == limit {
 			break
 		}
-		if why := fault(r, src.Dim()); why != "" {
+		if why, n := fault(r, src.Dim()); why != "" {
 			p.Failed++
 			if len(p.Errors) < maxRowErrors {
 				if made != nil {
@@ -174,7 +177,6 @@ func (p *point) sift(src Source, rows []store.Row, limit int) []store.Row {
 				p.Errors = append(p.Errors, retrieverapi.RowError{Row: p.Position, Message: why})
 			}
 		} else {
-			n := r.Vector.Norm()
 			if p.NormMax == 0 {
 				p.NormMin = n
 			}
@@ -193,38 +195,106 @@ func (j *job) tell(p point) {
 	j.Checks.NormMin, j.Checks.NormMax = p.NormMin, p.NormMax
 }
 
-func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder) error {
+// A shelf reads a source ahead: the next rows while the last are stored. Rows
+// that are made it reads when they are asked for, as they have work of their own
+// under way.
+type shelf struct {
+	src     Source
+	at      int            // of the next rows, where there are no batches
+	batches chan batchRead // nil: nothing is read ahead
+	stop    context.CancelFunc
+}
+
+type batchRead struct {
+	rows []store.Row
+	err  error
+}
+
+func newShelf(ctx context.Context, src Source, at int) *shelf {
+	s := &shelf{src: src, at: at, stop: func() {}}
+	if _, ok := src.(Made); ok {
+		return s
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	s.batches = make(chan batchRead, 1)
+	go func() {
+		defer close(s.batches)
+		for at < src.Rows() {
+			rows, err := read(ctx, src, at)
+			at += len(rows)
+			select {
+			case s.batches <- batchRead{rows, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return s
+}
+
+// next returns the next rows; none when ctx ended.
+func (s *shelf) next(ctx context.Context) ([]store.Row, error) {
+	if s.batches != nil {
+		b := <-s.batches
+		return b.rows, b.err
+	}
+	rows, err := read(ctx, s.src, s.at)
+	s.at += len(rows)
+	return rows, err
+}
+
+// close ends the reading; the source is nobody's then.
+func (s *shelf) close() {
+	s.stop()
+	if s.batches != nil {
+		for range s.batches {
+		}
+	}
+}
+
+// copy brings the source's rows to the builder. The probe it returns saw those of
+// this run.
+func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder) (*probe, error) {
 	p, err := m.resume(ctx, j, src, b)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	phase := "copy"
+	var probe *probe
 	if _, ok := src.(Made); ok {
 		phase = "embed"
+	} else {
+		if probe, err = newProbe(ctx, src); err != nil {
+			return nil, err
+		}
+		probe.from = p.Position
 	}
 	if err := m.update(j, true, func(j *job) { j.Phase = phase; j.tell(p) }); err != nil {
-		return err
+		return nil, err
 	}
 	began, first := time.Now(), p.Position
 	told, kept := began, began
+	shelf := newShelf(ctx, src, p.Position)
+	defer shelf.close()
 	for p.Position < src.Rows() {
 		if err := ctx.Err(); err != nil {
-			return errors.Join(err, m.checkpoint(context.WithoutCancel(ctx), j, b, p))
+			return nil, errors.Join(err, m.checkpoint(context.WithoutCancel(ctx), j, b, p))
 		}
-		rows, err := read(ctx, src, p.Position)
+		rows, err := shelf.next(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		next := p
-		good := next.sift(src, rows, len(rows))
-		if len(good) > 0 {
-			if err := b.Append(ctx, good); err != nil {
-				return fmt.Errorf("store rows %d to %d: %w", p.Position, next.Position, err)
-			}
+		if len(rows) == 0 { // ctx ended meanwhile
+			continue
 		}
-		p = next
+		if p, err = m.store(ctx, src, b, p, rows, probe); err != nil {
+			return nil, err
+		}
 		if err := m.tooBad(p, src.Rows()); err != nil {
-			return errors.Join(err, m.update(j, false, func(j *job) { j.tell(p) }))
+			return nil, errors.Join(err, m.update(j, false, func(j *job) { j.tell(p) }))
 		}
 		now := time.Now()
 		if now.Sub(told) >= progressTick {
@@ -232,13 +302,13 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 			rate := float64(p.Position-first) / max(now.Sub(began).Seconds(), 1e-3)
 			eta := float64(src.Rows()-p.Position) / max(rate, 1e-3)
 			if err := m.update(j, false, func(j *job) { j.tell(p); j.Rate, j.ETA = rate, &eta }); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if now.Sub(kept) >= m.o.Checkpoint {
 			kept = now
 			if err := m.checkpoint(ctx, j, b, p); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
@@ -246,7 +316,25 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 	m.mu.Lock()
 	j.Rate = rate
 	m.mu.Unlock()
-	return m.checkpoint(ctx, j, b, p)
+	return probe, m.checkpoint(ctx, j, b, p)
+}
+
+// store appends what is good of the source's next rows, while the probe sees it.
+func (m *Manager) store(ctx context.Context, src Source, b store.Builder, p point, rows []store.Row, probe *probe) (point, error) {
+	next := p
+	good := next.sift(src, rows, len(rows))
+	if len(good) == 0 {
+		return next, nil
+	}
+	var seen sync.WaitGroup
+	defer seen.Wait()
+	if probe != nil {
+		seen.Go(func() { probe.see(good) })
+	}
+	if err := b.Append(ctx, good); err != nil {
+		return p, fmt.Errorf("store rows %d to %d: %w", p.Position, next.Position, err)
+	}
+	return next, nil
 }
 
 // checkpoint makes the rows durable, then says so in the job's file.
