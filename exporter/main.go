@@ -56,6 +56,10 @@ type options struct {
 	Modality   string   `koanf:"modality" help:"of the media, as depth; empty: the runner finds it by content"`
 	Param      []string `koanf:"param" help:"NAME=VALUE, a parameter of the modality, as rate=200; repeatable"`
 	Index      string   `koanf:"index" help:"index of the new generation; empty: the collection's"`
+	New        bool     `koanf:"new" help:"start a job also where one with the same source is under way, instead of following that"`
+	Job        string   `koanf:"job" help:"id of a job"`
+	Generation int      `koanf:"generation" help:"number of a kept generation; 0: the one that served last"`
+	File       string   `koanf:"file" help:"file to write, .parquet"`
 	NoWait     bool     `koanf:"no_wait" help:"start the job and return, instead of following it"`
 
 	JSON   bool   `koanf:"json" help:"write JSON"`
@@ -88,6 +92,7 @@ type command struct {
 	// check finds mistakes of usage; nil finds none.
 	check func() error
 	work  func(ctx context.Context, args []string) error
+	sub   []*command
 }
 
 // run is the program: 0 for nil, 2 for a usage error, 1 for others.
@@ -98,7 +103,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		Version: version.String(), SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	for _, c := range o.commands(out) {
+	var add func(to *cobra.Command, c *command)
+	add = func(to *cobra.Command, c *command) {
 		c.Version = version.String()
 		c.RunE = func(cc *cobra.Command, args []string) error { //nolint:contextcheck // cobra brings the context
 			if err := config.Load(cc.Flags(), "EXPORTER", o); err != nil {
@@ -121,7 +127,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			c.Flags().AddFlag(all.Lookup(name))
 		}
 		c.Flags().SortFlags = false
-		root.AddCommand(&c.Command)
+		to.AddCommand(&c.Command)
+		for _, s := range c.sub {
+			add(&c.Command, s)
+		}
+	}
+	for _, c := range o.commands(out) {
+		add(root, c)
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
@@ -138,6 +150,78 @@ const configNote = `
 Every flag is also a key of the file that --config names (configs/exporter.yaml
 lists them) and an environment variable, as in EXPORTER_LOG_FORMAT; flags go over
 the environment, that over the file.`
+
+func (o *options) rebuild() rebuild.Options {
+	return rebuild.Options{Retriever: o.Retriever, Key: o.Key, Collection: o.Collection, Path: o.Path,
+		Runner: o.Runner, Modality: o.Modality, Params: o.Param, Index: o.Index, Wait: !o.NoWait, New: o.New}
+}
+
+// cacheCommands are what can be done with a cache besides building it anew.
+func (o *options) cacheCommands(out io.Writer) []*command {
+	return []*command{{
+		Command: cobra.Command{
+			Use: "follow", Short: "Follow a job that is under way", Args: cobra.NoArgs,
+			Example: `  exporter cache follow --job 0198c5f0-0000-7000-8000-000000000000`,
+		},
+		flags: []string{"job", "retriever", "key"},
+		check: func() error {
+			if o.Job == "" {
+				return errors.New("no --job: its id was printed when it began; GET /v1/jobs lists them")
+			}
+			return nil
+		},
+		work: func(ctx context.Context, _ []string) error { return rebuild.Follow(ctx, o.rebuild(), o.Job, out) },
+	}, {
+		Command: cobra.Command{
+			Use: "generations", Short: "List the generations that serve or can", Args: cobra.NoArgs,
+			Example: `  exporter cache generations --collection pets`,
+		},
+		flags: []string{"collection", "retriever", "key"},
+		work:  func(ctx context.Context, _ []string) error { return rebuild.Generations(ctx, o.rebuild(), out) },
+	}, {
+		Command: cobra.Command{
+			Use: "rollback", Short: "Let the generation serve that did before", Args: cobra.NoArgs,
+			Long: `Let the generation serve that did before the last rebuild, or the one that
+--generation names, in one step. The one that serves now is kept.` + configNote,
+			Example: `  exporter cache rollback --collection pets
+  exporter cache rollback --collection pets --generation 3`,
+		},
+		flags: []string{"collection", "generation", "retriever", "key"},
+		work: func(ctx context.Context, _ []string) error {
+			return rebuild.Rollback(ctx, o.rebuild(), o.Generation, out)
+		},
+	}, {
+		Command: cobra.Command{
+			Use: "forget", Short: "Remove a generation that is kept", Args: cobra.NoArgs,
+			Example: `  exporter cache forget --collection pets --generation 3`,
+		},
+		flags: []string{"collection", "generation", "retriever", "key"},
+		check: func() error {
+			if o.Generation < 1 {
+				return errors.New("no --generation: exporter cache generations lists them")
+			}
+			return nil
+		},
+		work: func(ctx context.Context, _ []string) error {
+			return rebuild.Forget(ctx, o.rebuild(), o.Generation, out)
+		},
+	}, {
+		Command: cobra.Command{
+			Use: "export", Short: "Write the rows that serve to a .parquet file", Args: cobra.NoArgs,
+			Long: `Write the rows that serve, with ids, captions, URIs and metadata, to a .parquet
+file, from which a cache can be rebuilt. The file appears whole or not at all.` + configNote,
+			Example: `  exporter cache export --collection pets --file pets.parquet`,
+		},
+		flags: []string{"collection", "file", "retriever", "key"},
+		check: func() error {
+			if o.File == "" {
+				return errors.New("no --file to write")
+			}
+			return nil
+		},
+		work: func(ctx context.Context, _ []string) error { return rebuild.Export(ctx, o.rebuild(), o.File, out) },
+	}}
+}
 
 func (o *options) commands(out io.Writer) []*command {
 	return []*command{{
@@ -160,14 +244,15 @@ or not at all.` + configNote,
 		Command: cobra.Command{
 			Use: "cache", Short: "Rebuild a feature cache on a retriever", Args: cobra.NoArgs,
 			Long: `Start a job on a retriever that builds a collection anew beside the one that
-serves, and follow it. The path is the retriever's, under its --source-root:
+serves, and follow it; where such a job is under way, follow that. The path is the retriever's, under its --source-root:
 .npy, .parquet, .safetensors, a faiss .index, a folder of such, or media with
 --runner: a folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
 			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
   exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait
   exporter cache --collection motion --path traces --runner http://localhost:8080 --modality imu --param rate=200`,
 		},
-		flags: []string{"retriever", "key", "collection", "path", "runner", "modality", "param", "index", "no-wait"},
+		flags: []string{"retriever", "key", "collection", "path", "runner", "modality", "param", "index", "new", "no-wait"},
+		sub:   o.cacheCommands(out),
 		check: func() error {
 			if o.Path == "" {
 				return errors.New("no --path: name features or media under the retriever's --source-root")
@@ -179,8 +264,7 @@ serves, and follow it. The path is the retriever's, under its --source-root:
 			return err
 		},
 		work: func(ctx context.Context, _ []string) error {
-			return rebuild.Run(ctx, rebuild.Options{Retriever: o.Retriever, Key: o.Key, Collection: o.Collection, Path: o.Path,
-				Runner: o.Runner, Modality: o.Modality, Params: o.Param, Index: o.Index, Wait: !o.NoWait}, out)
+			return rebuild.Run(ctx, o.rebuild(), out)
 		},
 	}, {
 		Command: cobra.Command{

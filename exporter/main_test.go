@@ -83,6 +83,10 @@ func TestUsage(t *testing.T) {
 		{"adapter alone", []string{"model", "--imagebind", "x", "--adapter", "y", "--out", dir + "/b"}, 2, "--llama"},
 		{"licence", demoArgs(dir+"/b", "--licence", "decoder=MIT"), 2, "adapter"},
 		{"no path", []string{"cache"}, 2, "--path"},
+		{"help of rollback", []string{"cache", "rollback", "--help"}, 0, "--generation"},
+		{"no generation to forget", []string{"cache", "forget"}, 2, "--generation"},
+		{"no file to export to", []string{"cache", "export"}, 2, "--file"},
+		{"no job to follow", []string{"cache", "follow"}, 2, "--job"},
 		{"a modality without a runner", []string{"cache", "--path", "x", "--modality", "imu"}, 2, "--runner"},
 		{"a parameter without a value", []string{"cache", "--path", "x", "--runner", "http://r", "--param", "rate"}, 2, "rate=200"},
 		{"no retriever", []string{"cache", "--retriever", "http://127.0.0.1:1", "--path", "x"}, 1, "127.0.0.1:1"},
@@ -110,7 +114,7 @@ func TestFlags(t *testing.T) {
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	config.Flags(all, o)
 	used := map[string]bool{"config": true, "log-format": true, "log-level": true}
-	for _, c := range o.commands(io.Discard) {
+	for _, c := range append(o.commands(io.Discard), o.cacheCommands(io.Discard)...) {
 		for _, f := range c.flags {
 			if used[f] = true; all.Lookup(f) == nil {
 				t.Errorf("%s has no option for --%s", c.Use, f)
@@ -291,6 +295,10 @@ func TestCache(t *testing.T) {
 	var key string
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key = r.Header.Get("Authorization")
+		if r.Method == http.MethodGet { // what is under way
+			_, _ = io.WriteString(w, `{"jobs":[]}`)
+			return
+		}
 		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
 			t.Error(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -28,6 +29,7 @@ type Options struct {
 	Params     []string // of the modality, as in rate=200
 	Index      string   // index of the new generation; empty for the collection's
 	Wait       bool     // follow the job to its end
+	New        bool     // start a job also where one with the same source is under way
 }
 
 // patience is how long the retriever may be away while a job is followed: it
@@ -76,30 +78,78 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	job, err := c.Start(ctx, retrieverapi.JobRequest{
+	r := retrieverapi.JobRequest{
 		Type: retrieverapi.JobRebuild, Collection: o.Collection, Index: o.Index,
 		Source: retrieverapi.Source{Path: o.Path, Runner: o.Runner, Modality: o.Modality, Params: params},
-	})
-	if err != nil {
-		return fmt.Errorf("start the rebuild of %s from %s: %w", o.Collection, o.Path, err)
+	}
+	var job retrieverapi.Job
+	found := false
+	if !o.New {
+		if job, found, err = underWay(ctx, c, r); err != nil {
+			return fmt.Errorf("look for a rebuild that is under way: %w", err)
+		}
+	}
+	if !found {
+		if job, err = c.Start(ctx, r); err != nil {
+			return fmt.Errorf("start the rebuild of %s from %s: %w", o.Collection, o.Path, err)
+		}
+		job.Source = r.Source
 	}
 	fmt.Fprintf(out, "job %s: %s from %s\n", job.ID, o.Collection, o.Path)
+	if found {
+		fmt.Fprintln(out, "it is under way already; --new starts another")
+	}
 	if !o.Wait {
 		fmt.Fprintf(out, "it goes on by itself: GET %s/v1/jobs/%s says how far it is\n", o.Retriever, job.ID)
 		return nil
 	}
+	return follow(ctx, c, o.Retriever, job, out)
+}
+
+// underWay finds the job of a request that was made before and is not over, as
+// when an exporter was killed while it watched.
+func underWay(ctx context.Context, c *retrieverapi.Client, r retrieverapi.JobRequest) (retrieverapi.Job, bool, error) {
+	list, err := c.Jobs(ctx)
+	if err != nil {
+		return retrieverapi.Job{}, false, err
+	}
+	for _, j := range list {
+		same := j.Collection == r.Collection && j.Index == r.Index && j.Source.Path == r.Source.Path && j.Source.Runner == r.Source.Runner &&
+			j.Source.Modality == r.Source.Modality && maps.Equal(j.Source.Params, r.Source.Params)
+		if same && !j.Over() {
+			return j, true, nil
+		}
+	}
+	return retrieverapi.Job{}, false, nil
+}
+
+// Follow shows how far a job is on out until it is over.
+func Follow(ctx context.Context, o Options, id string, out io.Writer) error {
+	c, err := retrieverapi.NewClient(o.Retriever, retrieverapi.Options{Key: o.Key})
+	if err != nil {
+		return err
+	}
+	job, err := c.Job(ctx, id)
+	if err != nil {
+		return fmt.Errorf("job %s: %w", id, err)
+	}
+	fmt.Fprintf(out, "job %s: %s from %s\n", job.ID, job.Collection, job.Source.Path)
+	return follow(ctx, c, o.Retriever, job, out)
+}
+
+func follow(ctx context.Context, c *retrieverapi.Client, retriever string, job retrieverapi.Job, out io.Writer) error {
 	unit := progress.Rows
-	if o.Runner != "" {
+	if job.Source.Runner != "" {
 		unit = progress.Media
 	}
 	bar := progress.New(out).Start(job.Phase, 0, unit)
 	id := job.ID
-	job, err = c.Wait(ctx, id, patience, func(j retrieverapi.Job) {
+	job, err := c.Wait(ctx, id, patience, func(j retrieverapi.Job) {
 		bar.Describe(j.Collection + ", " + j.Phase)
 		bar.Set(int64(j.RowsDone), int64(j.RowsTotal))
 	})
 	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("stopped watching; job %s goes on: GET or DELETE %s/v1/jobs/%s: %w", id, o.Retriever, id, err)
+		return fmt.Errorf("stopped watching; job %s goes on: exporter cache follow --job %s shows it, DELETE %s/v1/jobs/%s ends it: %w", id, id, retriever, id, err)
 	}
 	if err != nil {
 		return fmt.Errorf("follow job %s: %w", id, err)
@@ -109,7 +159,7 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 		return fmt.Errorf("job %s %s: %s", id, job.State, job.Error)
 	}
 	if job.RowsFailed > 0 {
-		fmt.Fprintf(out, "%d rows were left out; GET %s/v1/jobs/%s lists the first\n", job.RowsFailed, o.Retriever, id)
+		fmt.Fprintf(out, "%d rows were left out; GET %s/v1/jobs/%s lists the first\n", job.RowsFailed, retriever, id)
 		for _, e := range job.RowErrors[:min(len(job.RowErrors), shown)] {
 			fmt.Fprintf(out, "  row %d: %s\n", e.Row, e.Message)
 		}

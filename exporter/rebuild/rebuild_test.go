@@ -28,6 +28,9 @@ func serve(t *testing.T, states ...retrieverapi.Job) (url string, asked *retriev
 		w.WriteHeader(http.StatusAccepted)
 		_ = json.NewEncoder(w).Encode(retrieverapi.Job{ID: "j1", State: retrieverapi.JobQueued})
 	})
+	mux.HandleFunc("GET /v1/jobs", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(retrieverapi.JobList{})
+	})
 	mux.HandleFunc("GET /v1/jobs/j1/events", func(w http.ResponseWriter, r *http.Request) {
 		for _, s := range states {
 			b, _ := json.Marshal(s)
