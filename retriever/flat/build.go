@@ -41,6 +41,10 @@ func (c *collection) unfinished() ([]manifest, error) {
 type builder struct {
 	c *collection
 
+	// syncing is held while rows are made durable; rows may be added meanwhile. It
+	// is taken before mu.
+	syncing sync.Mutex
+
 	mu    sync.Mutex
 	m     manifest
 	p     *part // nil when it is over
@@ -125,6 +129,8 @@ func (c *collection) build(m manifest) (*builder, error) {
 
 // leave ends the builder's use of its files. What was not made durable is lost.
 func (b *builder) leave() {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.p == nil {
@@ -156,50 +162,82 @@ func (b *builder) Append(ctx context.Context, rows []store.Row) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	full, err := b.add(rows)
+	if err != nil || !full {
+		return err
+	}
+	return b.Checkpoint(ctx)
+}
+
+// add appends rows; full says that many are waiting to be made durable.
+func (b *builder) add(rows []store.Row) (full bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.p == nil {
-		return b.over()
+		return false, b.over()
 	}
 	if err := encode(&b.batch, rows, b.m.Dim, b.p.half); err != nil {
-		return err
+		return false, err
 	}
 	if err := b.p.add(&b.batch); err != nil {
-		return disk("store rows of "+b.m.Name, err)
+		return false, disk("store rows of "+b.m.Name, err)
 	}
 	b.g.addBatch(&b.batch)
-	if b.size += b.batch.size(); b.size >= 16*maxShared {
-		return b.checkpoint()
-	}
-	return nil
+	b.size += b.batch.size()
+	return b.size >= 16*maxShared, nil
 }
 
-// Checkpoint makes the rows that were appended durable.
+// Checkpoint makes the rows that were appended before it durable.
 func (b *builder) Checkpoint(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.p == nil {
+	p := b.p
+	if p == nil {
+		b.mu.Unlock()
 		return b.over()
 	}
-	return b.checkpoint()
+	rows, groups := p.pending, b.g.take()
+	b.size = 0
+	b.mu.Unlock()
+	err := p.secure(rows, groups)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.accept(rows, groups, err)
 }
 
+// checkpoint makes all rows durable. Both locks are held.
 func (b *builder) checkpoint() error {
+	rows, groups := b.p.pending, b.g.take()
 	b.size = 0
-	if err := b.p.commit(b.g.take()); err != nil {
+	return b.accept(rows, groups, b.p.secure(rows, groups))
+}
+
+func (b *builder) accept(rows int, groups []byte, err error) error {
+	if err = b.p.accept(rows, groups, err); err != nil {
+		b.g.take() // records of rows that are not there
 		return disk("store rows of "+b.m.Name, err)
 	}
 	b.p.publish()
 	return nil
 }
 
+// lock takes both locks.
+func (b *builder) lock() (unlock func()) {
+	b.syncing.Lock()
+	b.mu.Lock()
+	return func() {
+		b.mu.Unlock()
+		b.syncing.Unlock()
+	}
+}
+
 // Search looks through all rows that were appended.
 func (b *builder) Search(ctx context.Context, q store.Query) ([][]imagebind.Neighbour, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.lock()()
 	if b.p == nil {
 		return nil, b.over()
 	}
@@ -219,8 +257,7 @@ func (b *builder) Commit(ctx context.Context) (store.Info, error) {
 
 // commit is an op.
 func (b *builder) commit() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.lock()()
 	if b.p == nil {
 		return b.over()
 	}
@@ -264,8 +301,7 @@ func (b *builder) forget() {
 
 // Abort removes the rows. After Commit it does nothing.
 func (b *builder) Abort(context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.lock()()
 	if b.p == nil {
 		return nil
 	}

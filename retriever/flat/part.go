@@ -367,43 +367,71 @@ func (p *part) add(b *batch) error {
 // commit makes the rows that were added durable, and then the groups of records
 // that tell of them. When it returns nil, the part has them; the caller
 // publishes. When it fails, they were never there.
-func (p *part) commit(groups []byte) (err error) {
+func (p *part) commit(groups []byte) error {
 	rows := p.pending
-	p.pending = 0
+	err := p.secure(rows, groups)
+	return p.accept(rows, groups, err)
+}
+
+// secure is the part of commit that takes time. Rows may be added meanwhile;
+// nothing else may be done to the part.
+func (p *part) secure(rows int, groups []byte) error {
 	if p.broken != nil || len(groups) == 0 {
 		return p.broken
 	}
 	if p.end+int64(len(groups)) > maxLog {
 		return imagebind.Errorf(imagebind.Invalid, "%s is as long as it can be", filepath.Join(p.dir, logFile))
 	}
-	// After a failed sync nobody knows what the disk has, and a second one may
-	// well say that all is fine: nothing more is written until a restart.
-	fail := func(what string, err error) error {
-		p.broken = imagebind.Errorf(imagebind.Unavailable, "%s: %s: %w; restart the retriever when the disk is well", p.dir, what, err)
-		return p.broken
-	}
 	if rows > 0 {
 		var both errgroup.Group
 		both.Go(func() error { return fsync(p.codes.f) })
 		both.Go(func() error { return fsync(p.rows.f) })
 		if err := both.Wait(); err != nil {
-			return fail("sync the rows", err)
+			return &broken{"sync the rows", err}
 		}
 	}
 	if _, err := p.log.WriteAt(groups, p.end); err != nil {
 		if e := p.log.Truncate(p.end); e != nil {
-			return fail("write "+logFile, errors.Join(err, e))
+			return &broken{"write " + logFile, errors.Join(err, e)}
 		}
 		return err
 	}
 	if err := fsync(p.log); err != nil {
-		return fail("sync "+logFile, err)
-	}
-	at := p.end
-	p.end += int64(len(groups))
-	p.sum = crc32.Update(p.sum, castagnoli, groups)
-	if err := eachRecord(groups, at, p.apply); err != nil {
-		return fail("take over what was written", err)
+		return &broken{"sync " + logFile, err}
 	}
 	return nil
 }
+
+// accept ends a commit of the first rows that were added, which secure returned
+// err for.
+func (p *part) accept(rows int, groups []byte, err error) error {
+	if err != nil { // what was added behind them goes with them
+		p.pending = 0
+	} else {
+		p.pending -= rows
+		if len(groups) > 0 {
+			at := p.end
+			p.end += int64(len(groups))
+			p.sum = crc32.Update(p.sum, castagnoli, groups)
+			if e := eachRecord(groups, at, p.apply); e != nil {
+				err = &broken{"take over what was written", e}
+			}
+		}
+	}
+	// After a failed sync nobody knows what the disk has, and a second one may
+	// well say that all is fine: nothing more is written until a restart.
+	if b := (*broken)(nil); errors.As(err, &b) {
+		p.broken = imagebind.Errorf(imagebind.Unavailable, "%s: %w; restart the retriever when the disk is well", p.dir, err)
+		return p.broken
+	}
+	return err
+}
+
+// A broken error leaves the disk in a state that nobody knows.
+type broken struct {
+	what string
+	err  error
+}
+
+func (b *broken) Error() string { return b.what + ": " + b.err.Error() }
+func (b *broken) Unwrap() error { return b.err }

@@ -69,6 +69,7 @@ type ledger struct {
 type generation struct {
 	l             *ledger
 	job           string
+	mu            sync.Mutex // a checkpoint runs beside appends
 	rows, durable []store.Row
 }
 
@@ -87,6 +88,8 @@ func (l *ledger) Build(_ context.Context, _ string, spec store.Spec, job string)
 
 func (g *generation) Rows() int { return len(g.rows) }
 func (g *generation) Append(_ context.Context, rows []store.Row) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.l.fail != nil {
 		if err := g.l.fail(len(g.rows)); err != nil {
 			g.rows = append(g.rows, rows[:len(rows)/2]...)
@@ -98,6 +101,8 @@ func (g *generation) Append(_ context.Context, rows []store.Row) error {
 	return nil
 }
 func (g *generation) Checkpoint(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.durable = slices.Clone(g.rows)
 	return nil
 }

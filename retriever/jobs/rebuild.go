@@ -279,9 +279,19 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 	told, kept := began, began
 	shelf := newShelf(ctx, src, p.Position)
 	defer shelf.close()
+	saving := (chan error)(nil) // of a checkpoint that runs beside the copy
+	saved := func() error {
+		if saving == nil {
+			return nil
+		}
+		err := <-saving
+		saving = nil
+		return err
+	}
+	defer func() { _ = saved() }() // no builder is left with one
 	for p.Position < src.Rows() {
 		if err := ctx.Err(); err != nil {
-			return nil, errors.Join(err, m.checkpoint(context.WithoutCancel(ctx), j, b, p))
+			return nil, errors.Join(err, saved(), m.checkpoint(context.WithoutCancel(ctx), j, b, p))
 		}
 		rows, err := shelf.next(ctx)
 		if err != nil {
@@ -307,15 +317,26 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 		}
 		if now.Sub(kept) >= m.o.Checkpoint {
 			kept = now
-			if err := m.checkpoint(ctx, j, b, p); err != nil {
+			if err := saved(); err != nil {
 				return nil, err
 			}
+			if err := m.update(j, false, func(j *job) { j.tell(p) }); err != nil {
+				return nil, err
+			}
+			saving = make(chan error, 1)
+			go func(done chan<- error, p point) { done <- m.checkpoint(ctx, j, b, p) }(saving, p)
 		}
+	}
+	if err := saved(); err != nil {
+		return nil, err
 	}
 	rate := float64(p.Position-first) / max(time.Since(began).Seconds(), 1e-3)
 	m.mu.Lock()
 	j.Rate = rate
 	m.mu.Unlock()
+	if err := m.update(j, false, func(j *job) { j.tell(p) }); err != nil {
+		return nil, err
+	}
 	return probe, m.checkpoint(ctx, j, b, p)
 }
 
@@ -342,5 +363,5 @@ func (m *Manager) checkpoint(ctx context.Context, j *job, b store.Builder, p poi
 	if err := b.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	return m.update(j, true, func(j *job) { j.Point = p; j.tell(p) })
+	return m.update(j, true, func(j *job) { j.Point = p })
 }

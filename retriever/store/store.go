@@ -99,7 +99,8 @@ type Builder interface {
 	// Rows is how many rows are durably stored; after a crash a resumed build
 	// begins there.
 	Rows() int
-	// Append adds rows in order. It may buffer; Checkpoint makes them durable.
+	// Append adds rows in order. It may buffer; Checkpoint makes durable what was
+	// appended before it, and may run beside further Appends.
 	Append(ctx context.Context, rows []Row) error
 	Checkpoint(ctx context.Context) error
 	// Search is an exact look into the unfinished generation, for the checks.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"log/slog"
+	"slices"
 
 	"golang.org/x/sys/cpu"
 )
@@ -9,7 +10,7 @@ import (
 // sets are the kernels that this machine can run, the best first.
 func sets() []set {
 	all := []set{plain}
-	if cpu.X86.HasAVX2 && cpu.X86.HasFMA && f16c() {
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasF16C {
 		fast := set{"avx2", avx2Quantise, func(dst []int32, rows []int8, queries []int16, stride int) {
 			tiled(&avx2Tiles, dst, rows, queries, stride)
 		}, func(x []float32) float64 { return avx2Dot64(x, x) }, avx2Dot64, avx2ToHalf, avx2FromHalf}
@@ -25,10 +26,6 @@ func sets() []set {
 	return all
 }
 
-// f16c: every processor with AVX2 and FMA has it, and golang.org/x/sys/cpu does
-// not tell.
-func f16c() bool { return true }
-
 // choose takes the first set that computes what plain Go does.
 func choose() set {
 	for _, s := range sets() {
@@ -40,8 +37,9 @@ func choose() set {
 	return plain
 }
 
-// agrees holds products of a few rows and queries, of all shapes of tiles, to
-// plain Go's.
+// agrees holds products of a few rows and queries, of all shapes of tiles, and a
+// row's codes to plain Go's. The AVX-512 tiles are checked here alone where those
+// who build this have no such processor.
 func agrees(s set) bool {
 	const stride, nr, nq = 2 * Align8, 9, 7
 	rows, queries := make([]int8, nr*stride), make([]int16, nq*stride)
@@ -52,14 +50,21 @@ func agrees(s set) bool {
 	for i := range queries {
 		queries[i] = int16((i*i*4099+i*17)%(2*most+1) - most)
 	}
+	row := make([]float32, stride)
+	for i := range row {
+		row[i] = float32(i*i%97) - 40.5
+	}
+	codes, plainCodes := make([]int8, stride), make([]int8, stride)
+	scale, _ := s.quantise(codes, row)
+	if plainScale, _ := plain.quantise(plainCodes, row); scale != plainScale || !slices.Equal(codes, plainCodes) {
+		return false
+	}
 	for q := 1; q <= nq; q++ {
 		want, got := make([]int32, nr*q), make([]int32, nr*q)
 		plain.scores8(want, rows, queries[:q*stride], stride)
 		s.scores8(got, rows, queries[:q*stride], stride)
-		for i := range want {
-			if got[i] != want[i] {
-				return false
-			}
+		if !slices.Equal(got, want) {
+			return false
 		}
 	}
 	return true
