@@ -24,7 +24,8 @@ type env struct {
 	bin, work, llama, models string // folders
 	threads                  []int
 	rounds, layers, features int
-	spin                     bool
+	spin, half               bool
+	server, index            string // of Milvus
 }
 
 // say tells what is being done, on stderr: stdout is the table's.

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	imagebind "imagebind-llm"
+	"imagebind-llm/internal/format/npy"
+	"imagebind-llm/retriever/milvus"
+	"imagebind-llm/retriever/milvus/bare"
+	"imagebind-llm/retriever/store"
+)
+
+// milvus measures the Milvus store beside the SDK alone, on one server: the
+// same rows, index and queries in a collection of either's making.
+func (e *env) milvus(ctx context.Context) ([]Result, error) {
+	if e.server == "" {
+		return []Result{{Work: "Milvus", Note: "no server: -milvus HOST:PORT, as scripts/milvus.sh start DIR prints it"}}, nil
+	}
+	features, err := e.featuresFile()
+	if err != nil {
+		return nil, err
+	}
+	b := &lookup{e: e, features: features}
+	if _, err := b.load(ctx); err != nil {
+		return nil, err
+	}
+	s, err := milvus.Open(milvus.Options{Address: e.server, Index: e.index, Timeout: time.Minute, Keep: -1})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	var out []Result
+	ours, err := e.fillOurs(ctx, s, features)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := e.fillBare(ctx, features)
+	if err != nil {
+		return nil, err
+	}
+	rows := float64(e.features)
+	out = append(out, Result{Work: fmt.Sprintf("Milvus: insert of %d rows", e.features), Unit: "rows/s", Ours: []float64{rows / ours.insert.Seconds()}, Theirs: []float64{rows / theirs.insert.Seconds()},
+		Peer: "the SDK alone", Want: "≥ 0.9"},
+		Result{Work: "Milvus: flush, " + e.index + " and load", Unit: "s", Lower: true, Ours: []float64{ours.index.Seconds()}, Theirs: []float64{theirs.index.Seconds()}, Peer: "the SDK alone",
+			Note: fmt.Sprintf("the server then holds %.1f GB of memory", serverMemory())})
+	writeTable(os.Stderr, out)
+	found, err := e.searchMilvus(ctx, s, b)
+	return append(out, found...), err
+}
+
+// times of filling a collection.
+type filled struct{ insert, index time.Duration }
+
+const milvusBatch = 4000
+
+// eachBatch reads the rows of features in batches, with ids.
+func eachBatch(features string, do func(ids []string, rows [][]float32) error) error {
+	f, err := npy.Open(features)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	t := f.Tensors()[0]
+	n, dim := t.Shape[0], t.Shape[1]
+	for at := 0; at < n; at += milvusBatch {
+		count := min(milvusBatch, n-at)
+		values := make([]float32, count*dim)
+		if err := t.Read(values, at*dim); err != nil {
+			return err
+		}
+		ids, rows := make([]string, count), make([][]float32, count)
+		for i := range rows {
+			ids[i], rows[i] = strconv.Itoa(at+i), values[i*dim:(i+1)*dim]
+		}
+		if err := do(ids, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *env) fillOurs(ctx context.Context, s *milvus.Store, features string) (f filled, err error) {
+	if err := s.Drop(ctx, retrievalName); err != nil && imagebind.KindOf(err) != imagebind.NotFound {
+		return f, err
+	}
+	b, err := s.Build(ctx, retrievalName, store.Spec{Dim: 1024}, fmt.Sprint("bench-", time.Now().UnixNano()))
+	if err != nil {
+		return f, err
+	}
+	err = eachBatch(features, func(ids []string, rows [][]float32) error {
+		batch := make([]store.Row, len(rows))
+		for i := range rows {
+			batch[i] = store.Row{ID: ids[i], Vector: rows[i]}
+		}
+		start := time.Now()
+		err := b.Append(ctx, batch)
+		f.insert += time.Since(start)
+		return err
+	})
+	if err != nil {
+		return f, errors.Join(err, b.Abort(ctx))
+	}
+	say("ours: %d rows in %.1f s", e.features, f.insert.Seconds())
+	start := time.Now()
+	_, err = b.Commit(ctx)
+	f.index = time.Since(start)
+	say("ours: index in %.1f s", f.index.Seconds())
+	return f, err
+}
+
+func (e *env) fillBare(ctx context.Context, features string) (f filled, err error) {
+	type batch struct {
+		ids  []string
+		rows [][]float32
+	}
+	batches := make(chan batch)
+	failed := make(chan error, 1)
+	read, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		defer close(batches)
+		failed <- eachBatch(features, func(ids []string, rows [][]float32) error {
+			select {
+			case batches <- batch{ids, rows}:
+				return nil
+			case <-read.Done():
+				return read.Err()
+			}
+		})
+	}()
+	_, f.insert, err = bare.Insert(ctx, e.server, "bare", 1024, milvusBatch, func() ([]string, [][]float32) {
+		b := <-batches
+		return b.ids, b.rows
+	})
+	stop()
+	if err = errors.Join(err, <-failed); err != nil {
+		return f, err
+	}
+	say("the SDK alone: %d rows in %.1f s", e.features, f.insert.Seconds())
+	params := map[string]string{}
+	switch e.index {
+	case "IVF_FLAT":
+		params["nlist"] = "1024"
+	case "HNSW":
+		params["M"], params["efConstruction"] = "16", "200"
+	}
+	f.index, err = bare.Index(ctx, e.server, "bare", e.index, params)
+	say("the SDK alone: index in %.1f s", f.index.Seconds())
+	return f, err
+}
+
+// serverMemory is what the processes named milvus hold, in GB.
+func serverMemory() (gb float64) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(b), "Name:\tmilvus\n") {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+				kb, _ := strconv.ParseFloat(strings.Fields(v)[0], 64)
+				gb += kb / 1e6
+			}
+		}
+	}
+	return gb
+}
+
+func (e *env) searchMilvus(ctx context.Context, s *milvus.Store, b *lookup) ([]Result, error) {
+	params := bare.Params{Output: []string{"vector"}, Index: map[string]int{}}
+	switch e.index {
+	case "IVF_FLAT":
+		params.Index["nprobe"] = 128
+	case "HNSW":
+		params.Index["ef"] = 256
+	}
+	var sample []imagebind.Embedding
+	for i := range 32 {
+		sample = append(sample, b.queries[i*31], b.queries[eachQuery+i*31])
+	}
+	say("brute force for %d queries", len(sample))
+	_, exact, err := b.brute(sample)
+	if err != nil {
+		return nil, err
+	}
+	got, err := s.Search(ctx, retrievalName, store.Query{Vectors: sample, K: 10})
+	if err != nil {
+		return nil, err
+	}
+	out := []Result{quality(fmt.Sprintf("Milvus %s: recall@10", e.index), sample, got, exact, "≥ 0.95")}
+	for _, clients := range []int{1, 8, 32} {
+		queries := make([][]float32, 200)
+		var ours, theirs []float64
+		var last, first bare.Times
+		for round := range e.rounds + 1 {
+			for i := range queries {
+				queries[i] = b.queries[(round*311+i*7)%len(b.queries)]
+			}
+			t, err := searchOurs(ctx, s, queries, clients)
+			if err != nil {
+				return out, err
+			}
+			u, err := bare.Search(ctx, e.server, "bare", queries, 10, clients, params)
+			if err != nil {
+				return out, err
+			}
+			if round > 0 {
+				ours, theirs = append(ours, ms(t.P50)), append(theirs, ms(u.P50))
+				last, first = t, u
+			}
+		}
+		out = append(out, Result{Work: fmt.Sprintf("Milvus %s: search with vectors, %d clients, median", e.index, clients), Unit: "ms", Lower: true, Ours: ours, Theirs: theirs, Peer: "the SDK alone",
+			Note: fmt.Sprintf("p95 %s and %s, p99 %s and %s; %.0f and %.0f searches/s", number(ms(last.P95)), number(ms(first.P95)), number(ms(last.P99)), number(ms(first.P99)), last.PerSecond, first.PerSecond)})
+	}
+	return out, nil
+}
+
+func searchOurs(ctx context.Context, s *milvus.Store, queries [][]float32, clients int) (bare.Times, error) {
+	took := make([]float64, len(queries))
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for w := range clients {
+		wg.Go(func() {
+			for i := w; i < len(queries) && errs[w] == nil; i += clients {
+				began := time.Now()
+				_, errs[w] = s.Search(ctx, retrievalName, store.Query{Vectors: []imagebind.Embedding{queries[i]}, K: 10})
+				took[i] = float64(time.Since(began))
+			}
+		})
+	}
+	wg.Wait()
+	all := time.Since(start)
+	at := func(q float64) time.Duration { return time.Duration(Quantile(took, q)) }
+	return bare.Times{P50: at(0.5), P95: at(0.95), P99: at(0.99), PerSecond: float64(len(queries)) / all.Seconds()}, errors.Join(errs...)
+}
