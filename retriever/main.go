@@ -43,6 +43,8 @@ type options struct {
 	RunnerKey  string        `koanf:"runner_key" secret:"true" help:"bearer key sent to them"`
 	RunnerWait time.Duration `koanf:"runner_timeout" help:"longest try of one request to them"`
 	MaxBody    int64         `koanf:"max_body" help:"largest request body, bytes"`
+	InFlight   int64         `koanf:"max_inflight" help:"bodies of all requests together, bytes; more are answered 429 before they are read"`
+	Cache      int64         `koanf:"cache_bytes" help:"neighbours that are kept for queries that come again, bytes; 0: none"`
 	Grace      time.Duration `koanf:"grace" help:"how long requests under way may take after SIGTERM"`
 	LogFormat  string        `koanf:"log_format" help:"text or json, on stderr"`
 	LogLevel   string        `koanf:"log_level" help:"debug, info, warn or error"`
@@ -72,7 +74,7 @@ type options struct {
 }
 
 func defaults() *options {
-	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", Keep: 1, Values: "float32", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, Grace: 15 * time.Second,
+	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", Keep: 1, Values: "float32", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, InFlight: 256 << 20, Cache: 64 << 20, Grace: 15 * time.Second,
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
 		MilvusNList: 1024, MilvusNProbe: 128, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
@@ -156,6 +158,10 @@ func (o *options) check() error {
 		return fmt.Errorf("--jobs-embed-file %d: it is a number of bytes", o.Jobs.EmbedFile)
 	case o.MaxBody < 1:
 		return fmt.Errorf("--max-body %d: it is a number of bytes", o.MaxBody)
+	case o.InFlight < o.MaxBody:
+		return fmt.Errorf("--max-inflight %d: at least --max-body, %d", o.InFlight, o.MaxBody)
+	case o.Cache < 0:
+		return fmt.Errorf("--cache-bytes %d: it is 0 or more", o.Cache)
 	}
 	_, err := o.sources()
 	return err
@@ -201,7 +207,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Options{Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody})
+	s := server.New(server.Options{Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody, MaxInFlight: o.InFlight, CacheBytes: o.Cache})
 	working, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { m.Run(working) })

@@ -22,6 +22,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	lookup   *prometheus.HistogramVec
+	answers  *prometheus.CounterVec
 }
 
 func newMetrics(s store.Store, j *jobs.Manager) *metrics {
@@ -32,7 +33,8 @@ func newMetrics(s store.Store, j *jobs.Manager) *metrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "retriever_request_seconds", Help: "Time to the end of the answer.", Buckets: buckets}, []string{"route", "method"}),
 		lookup:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "retriever_lookup_seconds", Help: "Time in the store and the arithmetic, without JSON.", Buckets: buckets}, []string{"operation"}),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.lookup, &state{s, j},
+	m.answers = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "retriever_answers_total", Help: "Queries whose neighbours were kept from an earlier one (hit), or searched for (miss)."}, []string{"cache"})
+	m.registry.MustRegister(m.requests, m.duration, m.lookup, m.answers, &state{s, j},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -33,12 +33,19 @@ type Options struct {
 	Jobs    *jobs.Manager
 	Keys    []string // bearer keys; none means no check
 	MaxBody int64    // bytes of a request's body; default 64 MiB
+	// MaxInFlight bounds the bytes of the bodies of all requests together, which
+	// take some times that in memory; more are Busy, before they are read. Default 4·MaxBody.
+	MaxInFlight int64
+	// CacheBytes bounds what is kept of answers to searches; 0 keeps none.
+	CacheBytes int64
 }
 
 // A Server is an http.Handler.
 type Server struct {
 	o        Options
 	metrics  *metrics
+	bytes    httpapi.Budget // of bodies
+	answers  *answers
 	handler  http.Handler
 	routes   gin.RoutesInfo
 	draining chan struct{}
@@ -66,12 +73,16 @@ func New(o Options) *Server {
 	if o.MaxBody <= 0 {
 		o.MaxBody = 64 << 20
 	}
-	s := &Server{o: o, draining: make(chan struct{}), metrics: newMetrics(o.Store, o.Jobs)}
+	if o.MaxInFlight <= 0 {
+		o.MaxInFlight = 4 * o.MaxBody
+	}
+	s := &Server{o: o, draining: make(chan struct{}), metrics: newMetrics(o.Store, o.Jobs), answers: newAnswers(o.CacheBytes)}
+	s.bytes.Size = o.MaxInFlight
 	gin.SetMode(gin.ReleaseMode)
 	g := gin.New()
 	g.HandleMethodNotAllowed = true
 	g.UseRawPath, g.UnescapePathValues = true, true
-	g.Use(s.metrics.observe)
+	g.Use(s.metrics.observe, s.hold)
 	g.NoRoute(func(c *gin.Context) {
 		httpapi.WriteError(c.Writer, c.Request, imagebind.Errorf(imagebind.NotFound, "no route %s; GET /openapi.json lists them", c.Request.URL.Path))
 	})
@@ -273,17 +284,56 @@ func (s *Server) search(c *gin.Context) (int, any, error) {
 	return http.StatusOK, out, nil
 }
 
+// hold lets a request in whose body there is room for.
+func (s *Server) hold(c *gin.Context) {
+	r, hold, err := s.bytes.Holding(c.Request)
+	defer hold.Free()
+	if err != nil {
+		httpapi.WriteError(c.Writer, c.Request, err)
+		c.Abort()
+		return
+	}
+	c.Request = r
+	c.Next()
+}
+
 // lookup searches for q.Vectors and calls f with each and its neighbours, in
 // order. So many at a time are searched for as keeps their prototypes, which
 // the store returns whether they are asked for or not, within maxPrototypes.
+// What was found lately, in the same rows, is not searched for again.
 func (s *Server) lookup(c *gin.Context, q store.Query, f func(imagebind.Embedding, []imagebind.Neighbour) error) error {
+	name := c.Param("name")
 	for part := range slices.Chunk(q.Vectors, max(1, maxPrototypes/q.K)) {
-		lists, err := s.o.Store.Search(c.Request.Context(), c.Param("name"), store.Query{Vectors: part, K: q.K, Filter: q.Filter})
-		if err != nil {
-			return err
+		version := s.answers.version(s.o.Store, name)
+		lists := make([][]imagebind.Neighbour, len(part))
+		keys := make([]answerKey, len(part))
+		var ask []imagebind.Embedding // those that were not found lately
+		var at []int
+		for i, v := range part {
+			if version != "" {
+				keys[i] = answerKeyOf(name, version, q, v)
+			}
+			if lists[i] = s.answers.get(keys[i], version); lists[i] == nil {
+				ask, at = append(ask, v), append(at, i)
+			}
+		}
+		s.metrics.answers.WithLabelValues("hit").Add(float64(len(part) - len(ask)))
+		s.metrics.answers.WithLabelValues("miss").Add(float64(len(ask)))
+		if len(ask) > 0 {
+			found, err := s.o.Store.Search(c.Request.Context(), name, store.Query{Vectors: ask, K: q.K, Filter: q.Filter})
+			if err != nil {
+				return err
+			}
+			same := version != "" && s.o.Store.Version(name) == version // else they may be of other rows
+			for i, list := range found {
+				lists[at[i]] = list
+				if same {
+					s.answers.put(keys[at[i]], list)
+				}
+			}
 		}
 		for i, list := range lists {
-			if err := f(part[i], list); err != nil {
+			if err := f(part[i], slices.Clone(list)); err != nil { // weights are written to them
 				return err
 			}
 		}

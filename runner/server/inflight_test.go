@@ -91,7 +91,7 @@ func TestInFlight(t *testing.T) {
 	if got := post(strings.NewReader(fetch(120))); got != http.StatusOK {
 		t.Errorf("afterwards: %d", got)
 	}
-	if used := server.bytes.used.Load(); used != 0 {
+	if used := server.bytes.Used(); used != 0 {
 		t.Errorf("%d bytes are held by nobody", used)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/internal/httpapi"
 	"imagebind-llm/runner/media"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
@@ -117,7 +118,7 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 	case runnerapi.PartInputAudio:
 		src.Param = at + ".input_audio.data"
 		src.load = func(ctx context.Context) ([]byte, error) {
-			if err := takeFor(ctx, media.DecodedLen(p.Audio.Data)); err != nil {
+			if err := httpapi.TakeFor(ctx, media.DecodedLen(p.Audio.Data)); err != nil {
 				return nil, err
 			}
 			return media.Base64(p.Audio.Data, s.o.MaxFile)
@@ -125,7 +126,7 @@ func (s *Server) source(p runnerapi.Part, at string) (source, error) {
 	default:
 		src.Param = at + "." + p.Type + ".url"
 		src.load = func(ctx context.Context) ([]byte, error) {
-			return s.o.Media.FetchWithin(ctx, p.URL, func(n int64) error { return takeFor(ctx, n) })
+			return s.o.Media.FetchWithin(ctx, p.URL, func(n int64) error { return httpapi.TakeFor(ctx, n) })
 		}
 	}
 	return src, nil

@@ -1,6 +1,6 @@
 // Package server answers the runner's HTTP API (docs/api.md, "Runner HTTP")
 // with a pipeline. Routes stand here; query.go and settings.go make a pipeline's
-// query of a request, inflight.go bounds what all of them hold, chat.go answers it whole or as a stream, ask.go reads forms,
+// query of a request, chat.go answers it whole or as a stream, ask.go reads forms,
 // embeddings.go embeds, metrics.go counts, and openapi.yaml describes all of it.
 package server
 
@@ -77,8 +77,8 @@ type Server struct {
 	started  time.Time
 	handler  http.Handler
 	routes   gin.RoutesInfo
-	places   chan struct{} // one for each request that is let in
-	bytes    budget        // that those may hold
+	places   chan struct{}  // one for each request that is let in
+	bytes    httpapi.Budget // that those may hold
 	draining chan struct{}
 	drain    sync.Once
 }
@@ -114,7 +114,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, p: o.Pipeline, model: o.Pipeline.Bundle().Name, started: time.Now(),
 		places: make(chan struct{}, o.MaxRequests), draining: make(chan struct{})}
-	s.bytes.size = o.MaxInFlight
+	s.bytes.Size = o.MaxInFlight
 	if s.model == "" {
 		s.model = "imagebind-llm"
 	}
@@ -186,8 +186,8 @@ func (s *Server) admitted(c *gin.Context) {
 		c.Abort()
 		return
 	}
-	r, hold, err := s.bytes.holding(c.Request)
-	defer hold.free()
+	r, hold, err := s.bytes.Holding(c.Request)
+	defer hold.Free()
 	if err != nil {
 		writeError(c, err)
 		c.Abort()

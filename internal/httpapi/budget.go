@@ -1,4 +1,4 @@
-package server
+package httpapi
 
 import (
 	"context"
@@ -9,24 +9,28 @@ import (
 	imagebind "imagebind-llm"
 )
 
-// A budget is how many bytes of bodies and files all requests may hold together.
-type budget struct {
-	size int64
+// A Budget is how many bytes of bodies, and of what is made of them, all
+// requests may hold together. Size is set before its first use.
+type Budget struct {
+	Size int64
 	used atomic.Int64
 }
 
-// A hold is one request's part of a budget.
-type hold struct {
-	of *budget
+// Used is how many bytes are held.
+func (b *Budget) Used() int64 { return b.used.Load() }
+
+// A Hold is one request's part of a Budget.
+type Hold struct {
+	of *Budget
 	n  atomic.Int64
 }
 
 // take reserves n bytes more, or says Busy.
-func (h *hold) take(n int64) error {
+func (h *Hold) take(n int64) error {
 	for {
 		used := h.of.used.Load()
-		if used+n > h.of.size {
-			return imagebind.Errorf(imagebind.Busy, "the requests under way hold %d bytes of the %d that are let in; this one needs %d more: try again later", used, h.of.size, n)
+		if used+n > h.of.Size {
+			return imagebind.Errorf(imagebind.Busy, "the requests under way hold %d bytes of the %d that are let in; this one needs %d more: try again later", used, h.of.Size, n)
 		}
 		if h.of.used.CompareAndSwap(used, used+n) {
 			h.n.Add(n)
@@ -35,15 +39,15 @@ func (h *hold) take(n int64) error {
 	}
 }
 
-// free gives all of it back.
-func (h *hold) free() { h.of.used.Add(-h.n.Swap(0)) }
+// Free gives all of it back.
+func (h *Hold) Free() { h.of.used.Add(-h.n.Swap(0)) }
 
 type holdKey struct{}
 
-// holding returns r with a hold on the budget: of its body's length, or of what
+// Holding returns r with a Hold on the budget: of its body's length, or of what
 // is read of a body that does not say it.
-func (b *budget) holding(r *http.Request) (*http.Request, *hold, error) {
-	h := &hold{of: b}
+func (b *Budget) Holding(r *http.Request) (*http.Request, *Hold, error) {
+	h := &Hold{of: b}
 	if r.ContentLength > 0 {
 		if err := h.take(r.ContentLength); err != nil {
 			return r, h, err
@@ -56,9 +60,10 @@ func (b *budget) holding(r *http.Request) (*http.Request, *hold, error) {
 	return r, h, nil
 }
 
-// takeFor reserves bytes for the request that ctx is of.
-func takeFor(ctx context.Context, n int64) error {
-	if h, ok := ctx.Value(holdKey{}).(*hold); ok {
+// TakeFor reserves bytes for the request that ctx is of; where that has no Hold
+// it does nothing.
+func TakeFor(ctx context.Context, n int64) error {
+	if h, ok := ctx.Value(holdKey{}).(*Hold); ok {
 		return h.take(n)
 	}
 	return nil
@@ -67,7 +72,7 @@ func takeFor(ctx context.Context, n int64) error {
 // A countedBody reserves bytes before it reads them.
 type countedBody struct {
 	io.ReadCloser
-	hold  *hold
+	hold  *Hold
 	ahead int64 // reserved, and not read yet
 }
 
