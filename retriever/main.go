@@ -54,9 +54,10 @@ type options struct {
 	MilvusPassword    string        `koanf:"milvus_password" secret:"true" help:"password of that user"`
 	MilvusDatabase    string        `koanf:"milvus_database" help:"database in the Milvus server; empty: its default"`
 	MilvusTimeout     time.Duration `koanf:"milvus_timeout" help:"longest search or write"`
-	MilvusIndex       string        `koanf:"milvus_index" help:"index of collections that ask for none: FLAT (exact), IVF_FLAT or HNSW"`
-	MilvusNList       int           `koanf:"milvus_nlist" help:"IVF_FLAT: cells"`
-	MilvusNProbe      int           `koanf:"milvus_nprobe" help:"IVF_FLAT: cells searched"`
+	MilvusIndex       string        `koanf:"milvus_index" help:"index of collections that ask for none: FLAT (exact), IVF_FLAT, IVF_SQ8, SCANN, HNSW, DISKANN, or AUTO: by their rows"`
+	MilvusNList       int           `koanf:"milvus_nlist" help:"IVF types, SCANN: cells; 0: four times the root of a segment's rows"`
+	MilvusNProbe      int           `koanf:"milvus_nprobe" help:"IVF types, SCANN: cells searched; 0: an eighth of them"`
+	MilvusObjects     bool          `koanf:"milvus_object_storage" help:"the server's data is in object storage: IVF_SQ8 and DISKANN are safe before Milvus 2.4 too"`
 	MilvusM           int           `koanf:"milvus_m" help:"HNSW: links of a node"`
 	MilvusEfConstruct int           `koanf:"milvus_ef_construction" help:"HNSW: effort of the build"`
 	MilvusEf          int           `koanf:"milvus_ef" help:"HNSW: effort of a search"`
@@ -76,7 +77,7 @@ type options struct {
 func defaults() *options {
 	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", Keep: 1, Values: "float32", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, InFlight: 256 << 20, Cache: 64 << 20, Grace: 15 * time.Second,
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
-		MilvusNList: 1024, MilvusNProbe: 128, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
+		MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
 	o.Jobs.EmbedRequests, o.Jobs.EmbedBatch, o.Jobs.EmbedFile = 3, 32, 32<<20
 	return o
@@ -176,14 +177,14 @@ func (o *options) sources() (sources, error) {
 
 // open opens the store that the options name.
 func (o *options) open() (store.Store, error) {
-	if o.Store == "milvus" {
-		return milvus.Open(milvus.Options{Address: o.Milvus, Username: o.MilvusUsername, Password: o.MilvusPassword,
-			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe,
-			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
-	}
 	keep := o.Keep
 	if keep == 0 {
 		keep = -1 // none
+	}
+	if o.Store == "milvus" {
+		return milvus.Open(milvus.Options{Address: o.Milvus, Username: o.MilvusUsername, Password: o.MilvusPassword,
+			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe, ObjectStorage: o.MilvusObjects, Keep: keep,
+			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
 	}
 	return flat.Open(filepath.Join(o.Data, "collections"), flat.Options{Keep: keep, Half: o.Values == "float16"})
 }

@@ -23,7 +23,7 @@ flags="" rows=""
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) exec "$dir/bin/bench" -h ;;
-	-*=* | -spin) flags="$flags $1" ;;
+	-*=* | -spin | -half) flags="$flags $1" ;;
 	-*)
 		flags="$flags $1 $2"
 		shift
@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ -n "$rows" ] || rows=all
-case " $rows " in *" all "*) rows="decode serve join wide overhead encoders cold files" ;; esac
+case " $rows " in *" all "*) rows="decode serve join wide overhead encoders cold retrieval files" ;; esac
 
 measured=
 for row in $rows; do

@@ -31,6 +31,9 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 	if err != nil {
 		return nil, err
 	}
+	if err := s.allowed(ctx, c, r.Index); err != nil {
+		return nil, err
+	}
 	s.dial.Lock()
 	defer s.dial.Unlock()
 	all, err := s.all(ctx, c)
@@ -52,7 +55,7 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 				return nil, s.fail(ctx, "count "+g.physical(), err)
 			}
 			if err != nil { // a collection is counted only when loaded
-				if err := s.index(ctx, c, g.record); err != nil {
+				if err := s.index(ctx, c, g); err != nil {
 					return nil, s.fail(ctx, "load "+g.physical(), err)
 				}
 				if n, err = s.count(ctx, c, g.physical(), entity.ClStrong); err != nil {
@@ -94,7 +97,7 @@ func (b *builder) prepare(ctx context.Context) error {
 	if b.indexed {
 		return nil
 	}
-	if err := b.s.index(ctx, b.c, b.g.record); err != nil {
+	if err := b.s.index(ctx, b.c, b.g); err != nil {
 		return b.s.fail(ctx, "index "+b.g.physical(), err)
 	}
 	b.indexed = true
@@ -138,10 +141,8 @@ func (b *builder) Abort(ctx context.Context) error {
 	if b.over {
 		return nil
 	}
-	try, cancel := b.s.call(ctx)
-	defer cancel()
-	if err := b.c.DropCollection(try, b.g.physical()); err != nil {
-		return b.s.fail(ctx, "drop "+b.g.physical(), err)
+	if err := b.s.undo(ctx, b.c, b.g); err != nil {
+		return err
 	}
 	b.over = true
 	return nil

@@ -48,6 +48,7 @@ type generation struct {
 	servedAt time.Time // when it last began to serve; zero if it never did
 	kept     int       // rows, counted when it was put aside; -1 if it was not
 
+	idx    atomic.Pointer[built]     // nil where it is not indexed yet, or not by this version
 	write  sync.Mutex                // one writer at a time, so that Delete counts right
 	wrote  atomic.Pointer[time.Time] // the last write of this process; nil for none
 	epoch  uint64                    // of this value in this process: a name may come again
@@ -92,6 +93,9 @@ func (s *Store) describe(ctx context.Context, c client.Client, name string) (*ge
 	}
 	if t, err := time.Parse(time.RFC3339Nano, d.Properties[servedAtProperty]); err == nil {
 		g.servedAt = t
+	}
+	if b := (built{}); json.Unmarshal([]byte(d.Properties[indexProperty]), &b) == nil && b.Type != "" {
+		g.idx.Store(&b)
 	}
 	if n, err := strconv.Atoi(d.Properties[rowsProperty]); err == nil {
 		g.kept = n
@@ -280,10 +284,13 @@ func (s *Store) retire(g *generation) {
 
 // moved looks again which generation serves name, after a search found the one
 // in use gone: another process may have switched or dropped it.
-func (s *Store) moved(ctx context.Context, c client.Client, name string, from *generation) bool {
+func (s *Store) moved(ctx context.Context, c client.Client, name string, from *generation, unloaded bool) bool {
 	g, err := s.describe(ctx, c, alias(name))
-	if err != nil && !missing(err) || g != nil && g.physical() == from.physical() {
+	if err != nil && !missing(err) {
 		return false
+	}
+	if g != nil && g.physical() == from.physical() { // the server let go of it, as some do after a restart
+		return unloaded && s.load(ctx, c, g.physical()) == nil
 	}
 	if g != nil && s.load(ctx, c, g.physical()) != nil {
 		return false

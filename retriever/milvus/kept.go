@@ -74,8 +74,10 @@ func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error 
 	} else {
 		err = c.AlterAlias(try, g.physical(), alias(g.Name))
 	}
-	if err != nil {
-		return err
+	if err != nil { // the answer may be what was lost
+		if yes, e := s.aliased(context.WithoutCancel(ctx), c, g); e != nil || !yes {
+			return err
+		}
 	}
 	s.mu.Lock()
 	s.live[g.Name] = g
@@ -85,6 +87,31 @@ func (s *Store) swap(ctx context.Context, c client.Client, g *generation) error 
 		s.retire(old) //nolint:contextcheck // it is put aside after the switch
 	}
 	return nil
+}
+
+// aliased reports whether the alias leads to g.
+func (s *Store) aliased(ctx context.Context, c client.Client, g *generation) (bool, error) {
+	l, err := s.describe(ctx, c, alias(g.Name))
+	if missing(err) {
+		return false, nil
+	}
+	return l != nil && l.physical() == g.physical(), err
+}
+
+// undo removes a generation that was not committed. Milvus would also drop one
+// that the alias leads to, as it does when the answer of a switch was lost, and
+// with it what serves after the next start.
+func (s *Store) undo(ctx context.Context, c client.Client, g *generation) error {
+	yes, err := s.aliased(ctx, c, g)
+	if err != nil {
+		return s.fail(ctx, "look whether "+g.physical()+" serves", err)
+	}
+	if yes {
+		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q serves: the switch to it went through though it looked as if it had failed; restart the retriever to take it over", g.Generation, g.Name)
+	}
+	try, cancel := s.call(ctx)
+	defer cancel()
+	return s.fail(ctx, "drop "+g.physical(), c.DropCollection(try, g.physical()))
 }
 
 // noteServed writes down that g serves since now. What fails here the next

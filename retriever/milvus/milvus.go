@@ -19,9 +19,9 @@
 //
 // Similarities are computed here, in float64 from the stored fp32 values that
 // come back with the hits, so that enhancement is exact whatever the server's
-// arithmetic; with the index types IVF_FLAT and HNSW the set of neighbours is
-// approximate. Types without raw vectors (IVF_SQ8, IVF_PQ) are refused: Milvus
-// 2.3 on local storage loses data when their vectors are asked for.
+// arithmetic; with all index types but FLAT the set of neighbours is
+// approximate. Types without raw vectors (IVF_SQ8, DISKANN) are refused where
+// Milvus 2.3 on local storage would lose data when their vectors are asked for.
 package milvus
 
 import (
@@ -52,10 +52,15 @@ type Options struct {
 	Password string
 	Database string // default: Milvus' own
 
-	Index          string // of collections created without one: FLAT (default, exact), IVF_FLAT, HNSW
-	NList, NProbe  int    // IVF_FLAT: cells, and how many are searched; default 1024 and 128
-	M, EfConstruct int    // HNSW: links a node and build effort; default 16 and 200
-	Ef             int    // HNSW: search effort; default 256, never below k
+	// Index of collections created without one: FLAT (default, exact), IVF_FLAT,
+	// IVF_SQ8, SCANN, HNSW, DISKANN, or AUTO: by the rows (see choose).
+	Index         string
+	NList, NProbe int // of the IVF types and SCANN: cells, and how many are searched; 0: 4·√rows of a segment, and an eighth
+	// ObjectStorage says that the server keeps its data in object storage, so that
+	// index types without vectors of their own are safe before Milvus 2.4 too.
+	ObjectStorage  bool
+	M, EfConstruct int // HNSW: links a node and build effort; default 16 and 200
+	Ef             int // HNSW: search effort; default 256, never below k
 
 	// Keep is how many previous generations of a collection are kept, out of
 	// memory, for a rollback; default 1, negative for none.
@@ -72,7 +77,7 @@ func (o *Options) defaults() error {
 	for _, d := range []struct {
 		v *int
 		d int
-	}{{&o.NList, 1024}, {&o.NProbe, 128}, {&o.M, 16}, {&o.EfConstruct, 200}, {&o.Ef, 256}} {
+	}{{&o.M, 16}, {&o.EfConstruct, 200}, {&o.Ef, 256}} {
 		if *d.v <= 0 {
 			*d.v = d.d
 		}
@@ -92,16 +97,6 @@ func (o *Options) defaults() error {
 	var err error
 	o.Index, err = indexType(o.Index, "FLAT")
 	return err
-}
-
-func indexType(name, def string) (string, error) {
-	switch t := strings.ToUpper(name); t {
-	case "":
-		return def, nil
-	case "FLAT", "IVF_FLAT", "HNSW":
-		return t, nil
-	}
-	return "", imagebind.Errorf(imagebind.Invalid, "index %q: with Milvus it is FLAT (exact), IVF_FLAT or HNSW", name)
 }
 
 // Fields of a Milvus collection.
@@ -273,7 +268,7 @@ func (s *Store) info(ctx context.Context, c client.Client, g *generation) (store
 
 // info describes a generation of n rows.
 func (g *generation) info(n int, serves bool) store.Info {
-	return store.Info{Name: g.Name, Dim: g.Dim, Count: n, Index: g.Index, Backend: "milvus", Model: g.Model,
+	return store.Info{Name: g.Name, Dim: g.Dim, Count: n, Index: g.indexed().Type, Backend: "milvus", Model: g.Model,
 		Generation: g.Generation, BuiltAt: g.builtAt, Serves: serves}
 }
 
@@ -331,53 +326,6 @@ func (s *Store) make(ctx context.Context, c client.Client, r record) error {
 	return c.CreateCollection(try, schema, 1, client.WithConsistencyLevel(entity.ClSession))
 }
 
-// index builds r's index over all rows and makes the collection searchable.
-func (s *Store) index(ctx context.Context, c client.Client, r record) error {
-	ctx, cancel := context.WithTimeout(ctx, s.o.BuildTimeout)
-	defer cancel()
-	var idx entity.Index
-	var err error
-	switch r.Index {
-	case "IVF_FLAT":
-		idx, err = entity.NewIndexIvfFlat(entity.IP, s.o.NList)
-	case "HNSW":
-		idx, err = entity.NewIndexHNSW(entity.IP, s.o.M, s.o.EfConstruct)
-	default:
-		idx, err = entity.NewIndexFlat(entity.IP)
-	}
-	if err != nil {
-		return err
-	}
-	if r.Index != "FLAT" { // brute force needs no sealed segments
-		if err := c.Flush(ctx, r.physical(), false); err != nil {
-			return err
-		}
-	}
-	if err := c.CreateIndex(ctx, r.physical(), fieldVector, idx, true); err != nil {
-		return err
-	}
-	tick := time.NewTicker(100 * time.Millisecond) // the SDK's own wait does not look at ctx
-	defer tick.Stop()
-	for {
-		state, err := c.GetIndexState(ctx, r.physical(), fieldVector)
-		if err != nil {
-			return err
-		}
-		if state == entity.IndexState(3) { // IndexState_Finished of milvus-proto
-			break
-		}
-		if state == entity.IndexState(4) {
-			return errors.New("the index build failed")
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
-	return s.load(ctx, c, r.physical())
-}
-
 // Create makes an empty collection, or finds it when it exists with that dim.
 func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store.Info, error) {
 	r, err := s.newRecord(name, spec)
@@ -386,6 +334,9 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 	}
 	c, err := s.conn(ctx)
 	if err != nil {
+		return store.Info{}, err
+	}
+	if err := s.allowed(ctx, c, r.Index); err != nil {
 		return store.Info{}, err
 	}
 	s.dial.Lock() // one creation at a time
@@ -410,14 +361,11 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 		return store.Info{}, s.fail(ctx, "create "+r.physical(), err)
 	}
 	g := s.generation(r)
-	if err = s.index(ctx, c, r); err == nil {
+	if err = s.index(ctx, c, g); err == nil {
 		err = s.swap(ctx, c, g)
 	}
 	if err != nil {
-		undo, cancel := s.call(context.WithoutCancel(ctx))
-		defer cancel()
-		_ = c.DropCollection(undo, r.physical())
-		return store.Info{}, s.fail(ctx, "create "+name, err)
+		return store.Info{}, errors.Join(s.fail(ctx, "create "+name, err), s.undo(context.WithoutCancel(ctx), c, g))
 	}
 	return s.Info(ctx, name)
 }

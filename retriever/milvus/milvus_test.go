@@ -179,7 +179,7 @@ func TestNobodyThere(t *testing.T) {
 }
 
 func TestOptionsRefused(t *testing.T) {
-	for _, o := range []Options{{}, {Address: "h:1", Index: "IVF_SQ8"}, {Address: "h:1", Index: "IVF_PQ"}} {
+	for _, o := range []Options{{}, {Address: "h:1", Index: "IVF_PQ"}, {Address: "h:1", Index: "BIN_FLAT"}} {
 		if _, err := Open(o); imagebind.KindOf(err) != imagebind.Invalid {
 			t.Errorf("%+v: %v", o, err)
 		}
@@ -286,7 +286,7 @@ func TestSwitchUnderLoad(t *testing.T) {
 func TestIndexTypes(t *testing.T) {
 	s, ctx := open(t), t.Context()
 	all := rows(0, 3000, 32)
-	for _, index := range []string{"IVF_FLAT", "HNSW"} {
+	for _, index := range []string{"IVF_FLAT", "HNSW", "SCANN"} {
 		t.Run(index, func(t *testing.T) {
 			n := name(t, s)
 			b, err := s.Build(ctx, n, store.Spec{Dim: 32, Index: index}, "job")
@@ -361,6 +361,121 @@ func TestServerKilled(t *testing.T) {
 	}
 	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[7].Vector}, K: 1})
 	if err != nil || got[0][0].ID != all[7].ID {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// An index without vectors of its own loses them on Milvus 2.3 with local
+// storage when a search returns them: it is refused, whatever asks for it.
+func TestRawlessRefused(t *testing.T) {
+	s := open(t)
+	for _, index := range []string{"IVF_SQ8", "DISKANN"} {
+		_, err := s.Create(t.Context(), "rawless", store.Spec{Dim: 8, Index: index})
+		if imagebind.KindOf(err) != imagebind.Invalid || !strings.Contains(err.Error(), "2.4") {
+			t.Errorf("create: %v", err)
+		}
+		if _, err := s.Build(t.Context(), "rawless", store.Spec{Dim: 8, Index: index}, "job"); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("build: %v", err)
+		}
+	}
+	if _, err := s.Info(t.Context(), "rawless"); imagebind.KindOf(err) != imagebind.NotFound {
+		t.Errorf("it is there: %v", err)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for v, want := range map[string]bool{"v2.3.5": false, "2.3.22": false, "v2.4.0": true, "2.4.15-gpu": true, "v2.10.1": true, "3.0": true, "": false, "latest": false, "v2": false} {
+		if atLeast24(v) != want {
+			t.Errorf("%q: %v", v, !want)
+		}
+	}
+}
+
+// How rows are indexed follows from how many there are, unless it is said.
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct {
+		o     Options
+		index string
+		rows  int
+		want  built
+	}{
+		{Options{}, autoIndex, 0, built{Type: "FLAT"}},
+		{Options{}, autoIndex, 99_999, built{Type: "FLAT"}},
+		{Options{}, autoIndex, 1_000_000, built{"IVF_FLAT", 1448}},
+		{Options{}, autoIndex, 3_000_000, built{"IVF_FLAT", 1448}},
+		{Options{}, autoIndex, 30_000_000, built{Type: "HNSW"}},
+		{Options{}, "IVF_FLAT", 10, built{"IVF_FLAT", 64}},
+		{Options{NList: 1024}, "IVF_SQ8", 3_000_000, built{"IVF_SQ8", 1024}},
+		{Options{}, "SCANN", 10_000, built{"SCANN", 400}},
+		{Options{NList: 7}, "HNSW", 100, built{Type: "HNSW"}},
+	} {
+		if got := tt.o.choose(tt.index, tt.rows, 1024); got != tt.want {
+			t.Errorf("%s, %d rows: %+v, want %+v", tt.index, tt.rows, got, tt.want)
+		}
+	}
+	for _, b := range []built{{Type: "FLAT"}, {"IVF_FLAT", 64}, {"IVF_SQ8", 64}, {"SCANN", 64}, {Type: "HNSW"}, {Type: "DISKANN"}} {
+		o := Options{Ef: 256, M: 16, EfConstruct: 200}
+		for _, all := range []bool{false, true} {
+			p, err := o.searchParam(b, 1000, all)
+			if err != nil {
+				t.Errorf("%s: %v", b.Type, err)
+				continue
+			}
+			if v := p.Params(); b.Type == "HNSW" && v["ef"] != 1000 || b.NList > 0 && v["nprobe"] != map[bool]int{false: 8, true: 64}[all] {
+				t.Errorf("%s, all %v: %v", b.Type, all, v)
+			}
+		}
+		if _, err := o.index(b); err != nil {
+			t.Errorf("%s: %v", b.Type, err)
+		}
+	}
+}
+
+// A generation that the alias leads to is not dropped by the abort of its job,
+// as after a switch whose answer was lost.
+func TestAbortOfWhatServes(t *testing.T) {
+	s, ctx := open(t), t.Context()
+	n := name(t, s)
+	b, err := s.Build(ctx, n, store.Spec{Dim: 8}, "job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Append(ctx, rows(0, 5, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.(*builder).over = false // as it was before the answer
+	if err := b.Abort(ctx); imagebind.KindOf(err) != imagebind.Conflict {
+		t.Errorf("abort: %v", err)
+	}
+	if i, err := s.Info(ctx, n); err != nil || i.Count != 5 {
+		t.Errorf("%+v, %v", i, err)
+	}
+}
+
+// A collection that the server let go of is loaded again by the search that
+// misses it.
+func TestReleasedComesBack(t *testing.T) {
+	s, ctx := open(t), t.Context()
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 8}); err != nil {
+		t.Fatal(err)
+	}
+	all := rows(0, 5, 8)
+	if err := s.Upsert(ctx, n, all); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ReleaseCollection(ctx, n+"_g1"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[2].Vector}, K: 1})
+	if err != nil || got[0][0].ID != all[2].ID {
 		t.Errorf("%v, %v", got, err)
 	}
 }

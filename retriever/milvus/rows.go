@@ -221,7 +221,7 @@ func (s *Store) Search(ctx context.Context, name string, q store.Query) ([][]ima
 		}
 		out, err := s.search(ctx, c, g, q, false)
 		done()
-		if again && (imagebind.KindOf(err) == imagebind.NotFound || notLoaded(err)) && s.moved(ctx, c, name, g) {
+		if again && (imagebind.KindOf(err) == imagebind.NotFound || notLoaded(err)) && s.moved(ctx, c, name, g, notLoaded(err)) {
 			continue
 		}
 		return out, err
@@ -259,7 +259,7 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 	out := make([][]imagebind.Neighbour, 0, len(vectors))
 	for at := 0; at < len(vectors); at += size {
 		batch := vectors[at:min(at+size, len(vectors))]
-		sp, err := s.searchParam(r.Index, k, all)
+		sp, err := s.o.searchParam(g.indexed(), k, all)
 		if err != nil {
 			return nil, err
 		}
@@ -282,20 +282,6 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 		}
 	}
 	return out, nil
-}
-
-// searchParam must be new for each search: the SDK writes to it.
-func (s *Store) searchParam(index string, k int, all bool) (entity.SearchParam, error) {
-	switch index {
-	case "IVF_FLAT":
-		if all {
-			return entity.NewIndexIvfFlatSearchParam(s.o.NList)
-		}
-		return entity.NewIndexIvfFlatSearchParam(min(s.o.NProbe, s.o.NList))
-	case "HNSW":
-		return entity.NewIndexHNSWSearchParam(max(s.o.Ef, k))
-	}
-	return entity.NewIndexFlatSearchParam()
 }
 
 // neighbours reads the hits of q [E] and returns the best k in the order of the
