@@ -104,9 +104,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	var add func(to *cobra.Command, c *command)
-	add = func(to *cobra.Command, c *command) {
+	add = func(to *cobra.Command, c *command) { //nolint:contextcheck // cobra brings the context
 		c.Version = version.String()
-		c.RunE = func(cc *cobra.Command, args []string) error { //nolint:contextcheck // cobra brings the context
+		c.RunE = func(cc *cobra.Command, args []string) error {
 			if err := config.Load(cc.Flags(), "EXPORTER", o); err != nil {
 				return err
 			}

@@ -208,7 +208,11 @@ func (o *options) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Options{Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody, MaxInFlight: o.InFlight, CacheBytes: o.Cache})
+	var cacheFor time.Duration // the embedded store sees all writes
+	if o.Store == "milvus" {
+		cacheFor = 30 * time.Second
+	}
+	s := server.New(server.Options{CacheFor: cacheFor, Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody, MaxInFlight: o.InFlight, CacheBytes: o.Cache})
 	working, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { m.Run(working) })

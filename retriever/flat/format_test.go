@@ -2,7 +2,6 @@ package flat
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -239,7 +238,7 @@ func TestWidth(t *testing.T) {
 			worst = max(worst, math.Abs(q.Vector.Dot(r.Vector)-dot)/(w*q.Vector.Norm()))
 		}
 	}
-	t.Log(fmt.Sprintf("%.3f of the bound; it is %.2g of a row's length", worst, wide))
+	t.Logf("%.3f of the bound; it is %.2g of a row's length", worst, wide)
 	if worst > 0.7 || wide > 0.01 {
 		t.Errorf("%.3f of the bound was needed; it is %.2g of a row's length", worst, wide)
 	}

@@ -46,7 +46,7 @@ func (p *part) scanTogether(ctx context.Context, qs []query) answer {
 	p.gate.mu.Unlock()
 	if start {
 		p.hold()
-		go p.scans()
+		go p.scans() //nolint:contextcheck // a scan is for all who wait
 	}
 	select {
 	case r := <-a.done:

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"math"
+	"slices"
 	"sync"
+	"time"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/retrieverapi"
@@ -17,7 +19,8 @@ import (
 // again, as a conversation's next turn does, costs no search. Rows that change
 // change the store's version, and with it the key.
 type answers struct {
-	size int64 // bytes; 0 keeps none
+	size int64         // bytes; 0 keeps none
+	last time.Duration // how long an answer is kept at most; 0 for as long as there is room
 
 	mu      sync.Mutex
 	used    int64
@@ -32,10 +35,11 @@ type found struct {
 	key        answerKey
 	neighbours []imagebind.Neighbour // never changed
 	bytes      int64
+	at         time.Time
 }
 
-func newAnswers(size int64) *answers {
-	return &answers{size: max(0, size), entries: map[answerKey]*list.Element{}}
+func newAnswers(size int64, last time.Duration) *answers {
+	return &answers{size: max(0, size), last: last, entries: map[answerKey]*list.Element{}}
 }
 
 // version is of the rows that a search would see; "" where nothing is to be
@@ -78,14 +82,27 @@ func (a *answers) get(key answerKey, version string) []imagebind.Neighbour {
 	if e == nil {
 		return nil
 	}
+	x := e.Value.(found)
+	if a.last > 0 && time.Since(x.at) > a.last {
+		a.drop(e)
+		return nil
+	}
 	a.recent.MoveToFront(e)
-	return e.Value.(found).neighbours
+	return x.neighbours
+}
+
+// drop lets go of an answer. a.mu is held.
+func (a *answers) drop(e *list.Element) {
+	x := a.recent.Remove(e).(found)
+	delete(a.entries, x.key)
+	a.used -= x.bytes
 }
 
 // put keeps neighbours, and lets go of those that were not asked for the longest.
 func (a *answers) put(key answerKey, neighbours []imagebind.Neighbour) {
-	x := found{key, neighbours, 256}
-	for _, n := range neighbours {
+	x := found{key, slices.Clone(neighbours), 256, time.Now()}
+	for i, n := range neighbours {
+		x.neighbours[i].Prototype = slices.Clone(n.Prototype) // not a part of a larger answer
 		x.bytes += int64(4*len(n.Prototype) + len(n.ID) + len(n.Caption) + len(n.URI) + 256)
 		if n.Metadata != nil { // not more than that
 			x.bytes += retrieverapi.MaxText
@@ -98,8 +115,6 @@ func (a *answers) put(key answerKey, neighbours []imagebind.Neighbour) {
 	}
 	a.entries[key] = a.recent.PushFront(x)
 	for a.used += x.bytes; a.used > a.size; {
-		last := a.recent.Remove(a.recent.Back()).(found)
-		delete(a.entries, last.key)
-		a.used -= last.bytes
+		a.drop(a.recent.Back())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/flat"
@@ -107,6 +108,13 @@ func TestAnswersAreBounded(t *testing.T) {
 	ask(t, s, "search", `{"vectors": [[1, 49, 0, 0], [1, 0, 0, 0]], "k": 1}`)
 	if got := c.queries - before; got != 1 {
 		t.Errorf("%d queries for a new one and an old one", got)
+	}
+	brief, c := counted(t, Options{CacheBytes: 1 << 20, CacheFor: time.Nanosecond})
+	for range 2 {
+		ask(t, brief, "search", `{"vectors": [[1, 0, 0, 0]], "k": 1}`)
+	}
+	if c.queries != 2 || len(brief.answers.entries) != 1 {
+		t.Errorf("%d queries, %d answers that are too old", c.queries, len(brief.answers.entries))
 	}
 	off, c := counted(t, Options{})
 	for range 2 {

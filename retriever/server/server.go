@@ -36,8 +36,10 @@ type Options struct {
 	// MaxInFlight bounds the bytes of the bodies of all requests together, which
 	// take some times that in memory; more are Busy, before they are read. Default 4·MaxBody.
 	MaxInFlight int64
-	// CacheBytes bounds what is kept of answers to searches; 0 keeps none.
+	// CacheBytes bounds what is kept of answers to searches; 0 keeps none. CacheFor
+	// bounds how long, for a store that others write to unseen; 0 does not.
 	CacheBytes int64
+	CacheFor   time.Duration
 }
 
 // A Server is an http.Handler.
@@ -76,7 +78,7 @@ func New(o Options) *Server {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = 4 * o.MaxBody
 	}
-	s := &Server{o: o, draining: make(chan struct{}), metrics: newMetrics(o.Store, o.Jobs), answers: newAnswers(o.CacheBytes)}
+	s := &Server{o: o, draining: make(chan struct{}), metrics: newMetrics(o.Store, o.Jobs), answers: newAnswers(o.CacheBytes, o.CacheFor)}
 	s.bytes.Size = o.MaxInFlight
 	gin.SetMode(gin.ReleaseMode)
 	g := gin.New()
