@@ -429,8 +429,8 @@ func (b *lookup) clients(ctx context.Context) ([]Result, error) {
 	return out, nil
 }
 
-// peers times faiss and onnxruntime, each in a process of its own, after our
-// store has let go of what it had in memory; and ours again with each.
+// peers times faiss and onnxruntime, each in a process of its own that has the
+// memory to itself. Ours are the times of scans, from before.
 func (b *lookup) peers(ctx context.Context) ([]Result, error) {
 	python := filepath.Join(filepath.Dir(b.e.llama), "faiss", "bin", "python")
 	if _, err := os.Stat(python); err != nil {
