@@ -79,29 +79,34 @@ func freeAddr(t *testing.T) string {
 // writeNPY writes rows [n, dim] of unit vectors and returns the first.
 func writeNPY(t *testing.T, path string, n, dim int) imagebind.Embedding {
 	t.Helper()
-	header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }", n, dim)
+	r := rand.New(rand.NewPCG(3, 4))
+	rows := make([]imagebind.Embedding, n)
+	for i := range rows {
+		rows[i] = make(imagebind.Embedding, dim)
+		for j := range rows[i] {
+			rows[i][j] = r.Float32() - 0.5
+		}
+		rows[i].Normalize()
+	}
+	writeRows(t, path, rows)
+	return rows[0]
+}
+
+// writeRows writes rows as .npy.
+func writeRows(t *testing.T, path string, rows []imagebind.Embedding) {
+	t.Helper()
+	header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }", len(rows), len(rows[0]))
 	header += strings.Repeat(" ", 63-(len(header)+10)%64) + "\n"
 	b := append([]byte("\x93NUMPY\x01\x00"), byte(len(header)), byte(len(header)>>8))
 	b = append(b, header...)
-	r := rand.New(rand.NewPCG(3, 4))
-	var first imagebind.Embedding
-	for i := range n {
-		v := make(imagebind.Embedding, dim)
-		for j := range v {
-			v[j] = r.Float32() - 0.5
-		}
-		v.Normalize()
+	for _, v := range rows {
 		for _, x := range v {
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
-		}
-		if i == 0 {
-			first = v
 		}
 	}
 	if err := os.WriteFile(path, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return first
 }
 
 // A rebuild that is killed goes on after the restart; until then and after it

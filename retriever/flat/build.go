@@ -39,7 +39,8 @@ func (c *collection) unfinished() ([]manifest, error) {
 
 // A builder fills a folder of rows that no manifest names yet.
 type builder struct {
-	c *collection
+	c    *collection
+	made *store.Info // by the job, before
 
 	// syncing is held while rows are made durable; rows may be added meanwhile. It
 	// is taken before mu.
@@ -81,8 +82,14 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 // build is an op.
 func (c *collection) build(m manifest) (*builder, error) {
 	c.mu.Lock()
-	before, serves, newest := c.builds[m.Job], c.live != nil, c.man.newest()
+	before, serves, newest, man := c.builds[m.Job], c.live != nil, c.man.newest(), c.man
 	c.mu.Unlock()
+	for i, g := range append([]generation{man.generation}, man.Kept...) {
+		if serves && g.By == m.Job {
+			info := c.infoOf(g, i == 0)
+			return &builder{c: c, m: manifest{Name: c.name, generation: g}, made: &info}, nil
+		}
+	}
 	if before != nil {
 		before.leave()
 	}
@@ -125,6 +132,14 @@ func (c *collection) build(m manifest) (*builder, error) {
 	c.builds[m.Job] = b
 	c.mu.Unlock()
 	return b, nil
+}
+
+// Committed returns what the job made.
+func (b *builder) Committed() (store.Info, bool) {
+	if b.made == nil {
+		return store.Info{}, false
+	}
+	return *b.made, true
 }
 
 // leave ends the builder's use of its files. What was not made durable is lost.
@@ -272,7 +287,7 @@ func (b *builder) commit() error {
 	}
 	m, p := b.m, b.p
 	p.eager = false
-	m.BuiltAt, m.Job = now(), ""
+	m.BuiltAt, m.By, m.Job = now(), m.Job, ""
 	m.LogBytes, m.LogSum, m.Count = p.end, p.sum, p.now.count()
 	there, err := b.c.succeed(m, p)
 	if !there {

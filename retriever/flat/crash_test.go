@@ -42,7 +42,7 @@ func version(id string, v int) store.Row {
 }
 
 // write changes a store for ever. It prints what it is about to do, and then
-// that it is done, one line each: "put id version", "delete id", "job rows"
+// that it is done, one line each: "put id version", "delete id", "job rows name"
 // (durable in the build) and "generation n".
 func write(dir string, seed uint64) error {
 	ctx := context.Background()
@@ -83,7 +83,8 @@ func write(dir string, seed uint64) error {
 	}
 	go func() { // builds of another collection
 		for g := 0; ; g++ {
-			b, err := s.Build(ctx, "built", store.Spec{Dim: killDim}, fmt.Sprintf("job-%d", seed))
+			job := fmt.Sprintf("job-%d-%d", seed, g)
+			b, err := s.Build(ctx, "built", store.Spec{Dim: killDim}, job)
 			if err != nil {
 				errs <- err
 				return
@@ -95,7 +96,7 @@ func write(dir string, seed uint64) error {
 				if err := b.Checkpoint(ctx); err != nil {
 					errs <- err
 				}
-				say("done job %d", b.Rows())
+				say("done job %d %s", b.Rows(), job)
 			}
 			i, err := b.Commit(ctx)
 			if err != nil {
@@ -116,6 +117,7 @@ func TestKilled(t *testing.T) {
 	type state struct{ versions []int } // that an id may have now; -1 for deleted
 	rows := map[string]state{}
 	generation, durable, acked, compactions := 0, 0, 0, 0
+	job := "none" // whose rows are durable
 	rounds := 12
 	if testing.Short() {
 		rounds = 3
@@ -167,7 +169,11 @@ func TestKilled(t *testing.T) {
 					rows[f[2]] = state{append(slices.Clone(old), v)}
 				}
 			case "done job":
+				if len(f) < 4 {
+					continue
+				}
 				durable, _ = strconv.Atoi(f[2])
+				job = f[3]
 			case "done generation":
 				generation, _ = strconv.Atoi(f[2])
 				durable = 0
@@ -212,7 +218,7 @@ func TestKilled(t *testing.T) {
 		if i.Generation > generation {
 			generation, durable = i.Generation, 0
 		}
-		b, err := s.Build(t.Context(), "built", store.Spec{Dim: killDim}, fmt.Sprintf("job-%d", round))
+		b, err := s.Build(t.Context(), "built", store.Spec{Dim: killDim}, job)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,8 @@ type generation struct {
 	// the checksums of all its rows and codes.
 	LogBytes int64  `json:"log_bytes,omitempty"`
 	LogSum   uint32 `json:"log_sum,omitempty"`
-	Count    int    `json:"count"` // of rows: when it was built, or last served
+	Count    int    `json:"count"`        // of rows: when it was built, or last served
+	By       string `json:"by,omitempty"` // the job that built it
 }
 
 // A manifest says what a folder of rows is: of a collection, the one that

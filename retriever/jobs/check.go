@@ -106,6 +106,9 @@ func (m *Manager) check(ctx context.Context, j *job, src Source, b store.Builder
 		}
 		for q, list := range got {
 			best := p.best[q]
+			if len(best) == 0 {
+				return imagebind.Errorf(imagebind.Conflict, "%s changed while the job was at it; start another", j.Source.Path)
+			}
 			wanted += len(best)
 			floor := best[len(best)-1] - 1e-5 // fp32 rounding; ties may fall either way
 			for _, nb := range list[:min(len(list), len(best))] {

@@ -86,7 +86,8 @@ func (l *ledger) Build(_ context.Context, _ string, spec store.Spec, job string)
 	return g, nil
 }
 
-func (g *generation) Rows() int { return len(g.rows) }
+func (g *generation) Committed() (store.Info, bool) { return store.Info{}, false }
+func (g *generation) Rows() int                     { return len(g.rows) }
 func (g *generation) Append(_ context.Context, rows []store.Row) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

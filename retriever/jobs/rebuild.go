@@ -63,6 +63,12 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if err != nil {
 		return err
 	}
+	if info, ok := b.Committed(); ok { // and then came the kill
+		m.mu.Lock()
+		j.Generation, j.Checks.Rows = info.Generation, info.Count
+		m.mu.Unlock()
+		return nil
+	}
 	p, err := m.copy(ctx, j, src, b)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ type builder struct {
 	c    client.Client
 	g    *generation
 	rows int
+	made *store.Info // by the job, before
 	// indexed says that all rows so far are indexed and loaded; over, that
 	// Commit or Abort was done.
 	indexed, over bool
@@ -64,12 +65,32 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 			}
 			return &builder{s: s, c: c, g: g, rows: n}, nil
 		}
+		if g.Job == job && !g.servedAt.IsZero() {
+			s.mu.Lock()
+			live := s.live[name]
+			s.mu.Unlock()
+			info := g.info(max(0, g.kept), live != nil && live.Generation == g.Generation)
+			if info.Serves {
+				if info, err = s.info(ctx, c, live); err != nil {
+					return nil, err
+				}
+			}
+			return &builder{s: s, c: c, g: g, over: true, made: &info}, nil
+		}
 		r.Generation = max(r.Generation, g.Generation+1)
 	}
 	if err := s.make(ctx, c, r); err != nil {
 		return nil, s.fail(ctx, "create "+r.physical(), err)
 	}
 	return &builder{s: s, c: c, g: s.generation(r)}, nil
+}
+
+// Committed returns what the job made.
+func (b *builder) Committed() (store.Info, bool) {
+	if b.made == nil {
+		return store.Info{}, false
+	}
+	return *b.made, true
 }
 
 // Rows is how many rows the generation holds.

@@ -96,6 +96,10 @@ type Store interface {
 
 // A Builder fills a new generation. No query sees it before Commit.
 type Builder interface {
+	// Committed returns the generation that this job made, when it did before: a
+	// crash may come between a switch and whoever asked for it. Then nothing is
+	// left to be done.
+	Committed() (Info, bool)
 	// Rows is how many rows are durably stored; after a crash a resumed build
 	// begins there.
 	Rows() int

@@ -112,6 +112,20 @@ func resume(s *suite) {
 	s.kind("appended after the commit", b.Append(s.Context(), rows[:1]), imagebind.Conflict)
 	_, err = b.Commit(s.Context())
 	s.kind("committed again", err, imagebind.Conflict)
+	// A job that was killed between its switch and its end asks once more.
+	s.reopen()
+	b = s.builder(n, "job", store.Spec{Dim: dim})
+	if i, ok := b.Committed(); !ok || i.Generation != 2 || i.Count != 100 || !i.Serves {
+		s.Errorf("after its commit: %+v, %v", i, ok)
+	}
+	s.kind("appended after all", b.Append(s.Context(), rows[:1]), imagebind.Conflict)
+	if err := b.Abort(s.Context()); err != nil {
+		s.Error(err)
+	}
+	s.count(n, 100)
+	if _, ok := s.builder(n, "another", store.Spec{Dim: dim}).Committed(); ok {
+		s.Error("another job has made it too")
+	}
 	q := vector(1, dim)
 	s.same("resumed", s.search(n, 20, q)[0], best(rows, q, 20))
 }
