@@ -139,22 +139,33 @@ func (b *builder) Commit(ctx context.Context) (store.Info, error) {
 		return store.Info{}, imagebind.Errorf(imagebind.Conflict, "the build of %s is over", b.g.physical())
 	}
 	if err := b.prepare(ctx); err != nil {
+		if late := b.overtaken(ctx); late != nil { // and then it may be gone
+			return store.Info{}, late
+		}
 		return store.Info{}, err
 	}
 	b.s.dial.Lock()
 	defer b.s.dial.Unlock()
-	all, err := b.s.all(ctx, b.c)
-	if err != nil {
-		return store.Info{}, b.s.fail(ctx, "list the collections", err)
-	}
-	if served := lastServed(all, b.g.Name); served > b.g.Generation {
-		return store.Info{}, imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", served, b.g.Name, b.g.Generation)
+	if err := b.overtaken(ctx); err != nil {
+		return store.Info{}, err
 	}
 	if err := b.s.swap(ctx, b.c, b.g); err != nil {
 		return store.Info{}, b.s.fail(ctx, "switch "+b.g.Name, err)
 	}
 	b.over = true
 	return b.s.Info(ctx, b.g.Name)
+}
+
+// overtaken is a Conflict when a later generation has served.
+func (b *builder) overtaken(ctx context.Context) error {
+	all, err := b.s.all(ctx, b.c)
+	if err != nil {
+		return b.s.fail(ctx, "list the collections", err)
+	}
+	if served := lastServed(all, b.g.Name); served > b.g.Generation {
+		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q was built meanwhile; this one is %d", served, b.g.Name, b.g.Generation)
+	}
+	return nil
 }
 
 // Abort removes the generation.
