@@ -8,8 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/retrieverapi"
@@ -141,4 +146,112 @@ func TestKilledAtRandom(t *testing.T) {
 		t.Errorf("folders %v, %v", left, err)
 	}
 	t.Logf("%d kills, by phase: %v; a rebuild takes %v", rounds, phases, took)
+}
+
+// TestSwitchesUnderLoad switches generations, by rebuilds and by going back, while
+// many search over HTTP: none fails, and none sees two generations.
+func TestSwitchesUnderLoad(t *testing.T) {
+	const n, dim, switches = 2000, 32, 12
+	dir, addr, ctx := t.TempDir(), freeAddr(t), t.Context()
+	rows := tables(t, dir, n, dim)
+	_, c := serve(t, addr, "--data", filepath.Join(dir, "data"), "--source-root", dir, "--log-level", "warn", "--cache-bytes", "0")
+	rebuild := func(table int) {
+		t.Helper()
+		j, err := c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "default", Source: retrieverapi.Source{Path: fmt.Sprintf("%d.npy", table)}})
+		if err == nil {
+			j, err = c.Wait(ctx, j.ID, time.Minute, nil)
+		}
+		if err != nil || j.State != "done" {
+			t.Fatalf("%+v, %v", j, err)
+		}
+	}
+	rebuild(0)
+	var stop atomic.Bool
+	var searches atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for w := range 8 {
+		wg.Go(func() {
+			for i := w; !stop.Load(); i += 8 {
+				got, err := c.Search(ctx, "default", []imagebind.Embedding{rows[0][i%n], rows[1][i%n]}, 3, nil, retrieverapi.IncludeVector)
+				if err != nil {
+					t.Errorf("a search failed: %v", err)
+					return
+				}
+				of := map[int]bool{}
+				for _, nb := range slices.Concat(got...) {
+					id, _ := strconv.Atoi(nb.ID)
+					for table := range rows {
+						if slices.Equal(nb.Prototype, rows[table][id]) {
+							of[table] = true
+						}
+					}
+				}
+				if len(of) != 1 || len(got[0]) != 3 || len(got[1]) != 3 {
+					t.Errorf("an answer of generations of tables %v", of)
+					return
+				}
+				searches.Add(1)
+			}
+		})
+	}
+	for i := range switches {
+		if i%3 == 2 {
+			if _, err := c.Rollback(ctx, "default", 0); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		rebuild(1 - i%2)
+	}
+	rate := float64(searches.Load()) / time.Since(start).Seconds()
+	stop.Store(true)
+	wg.Wait()
+	t.Logf("%d searches, %.0f a second, over %d switches", searches.Load(), rate, switches)
+}
+
+// TestFullDisk fills the disk in the middle of a rebuild: the job ends and says
+// why, what served before does, and once there is room another job succeeds.
+func TestFullDisk(t *testing.T) {
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=12m"); err != nil {
+		t.Skipf("a small disk cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	const n, dim = 20000, 128 // 13 MB of rows and codes
+	dir, addr, ctx := t.TempDir(), freeAddr(t), t.Context()
+	rows := tables(t, dir, n, dim)
+	writeRows(t, filepath.Join(dir, "small.npy"), rows[0][:1000])
+	_, c := serve(t, addr, "--data", filepath.Join(disk, "data"), "--source-root", dir, "--keep", "0")
+	rebuild := func(path string) retrieverapi.Job {
+		t.Helper()
+		j, err := c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "default", Source: retrieverapi.Source{Path: path}})
+		if err == nil {
+			j, err = c.Wait(ctx, j.ID, 2*time.Minute, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	if j := rebuild("small.npy"); j.State != "done" {
+		t.Fatalf("%+v", j)
+	}
+	start := time.Now()
+	j := rebuild("1.npy")
+	if j.State != "failed" || !strings.Contains(j.Error, "no space left") {
+		t.Errorf("on a full disk: %+v", j)
+	}
+	t.Logf("it ended after %v: %s", time.Since(start), j.Error)
+	whole(t, c, rows[0][:1000])
+	if left, err := filepath.Glob(filepath.Join(disk, "data", "collections", "default", "rows-*")); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	if j := rebuild("1.npy"); j.State != "done" {
+		t.Fatalf("with room: %+v", j)
+	}
+	whole(t, c, rows[1])
 }

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -200,7 +201,7 @@ func (m *Manager) update(j *job, durable bool, change func(*job)) error {
 		return nil
 	}
 	if err := m.save(j); err != nil {
-		return fmt.Errorf("job file: %w", err)
+		return imagebind.Errorf(imagebind.Unavailable, "job file: %w", err)
 	}
 	return nil
 }
@@ -410,7 +411,8 @@ func (m *Manager) run(ctx context.Context, j *job) {
 		if j.Point.Position > before {
 			try = 1
 		}
-		if err == nil || work.Err() != nil || try >= m.o.Attempts || imagebind.KindOf(err) != imagebind.Unavailable {
+		// A full disk is full of the job's own rows: ending it makes room.
+		if err == nil || work.Err() != nil || try >= m.o.Attempts || imagebind.KindOf(err) != imagebind.Unavailable || errors.Is(err, syscall.ENOSPC) {
 			break
 		}
 		log.Warn("the store or the runner is away; the job goes on later", "try", try, "err", err)
