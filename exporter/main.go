@@ -56,6 +56,7 @@ type options struct {
 	Modality   string   `koanf:"modality" help:"of the media, as depth; empty: the runner finds it by content"`
 	Param      []string `koanf:"param" help:"NAME=VALUE, a parameter of the modality, as rate=200; repeatable"`
 	Index      string   `koanf:"index" help:"index of the new generation; empty: the collection's"`
+	MaxRate    float64  `koanf:"max_rate" help:"rows a second at most, so that what serves has the machine; 0: no bound"`
 	New        bool     `koanf:"new" help:"start a job also where one with the same source is under way, instead of following that"`
 	Job        string   `koanf:"job" help:"id of a job"`
 	Generation int      `koanf:"generation" help:"number of a kept generation; 0: the one that served last"`
@@ -153,7 +154,7 @@ the environment, that over the file.`
 
 func (o *options) rebuild() rebuild.Options {
 	return rebuild.Options{Retriever: o.Retriever, Key: o.Key, Collection: o.Collection, Path: o.Path,
-		Runner: o.Runner, Modality: o.Modality, Params: o.Param, Index: o.Index, Wait: !o.NoWait, New: o.New}
+		Runner: o.Runner, Modality: o.Modality, Params: o.Param, Index: o.Index, Wait: !o.NoWait, MaxRate: o.MaxRate, New: o.New}
 }
 
 // cacheCommands are what can be done with a cache besides building it anew.
@@ -251,7 +252,7 @@ serves, and follow it; where such a job is under way, follow that. The path is t
   exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait
   exporter cache --collection motion --path traces --runner http://localhost:8080 --modality imu --param rate=200`,
 		},
-		flags: []string{"retriever", "key", "collection", "path", "runner", "modality", "param", "index", "new", "no-wait"},
+		flags: []string{"retriever", "key", "collection", "path", "runner", "modality", "param", "index", "max-rate", "new", "no-wait"},
 		sub:   o.cacheCommands(out),
 		check: func() error {
 			if o.Path == "" {

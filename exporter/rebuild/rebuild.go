@@ -29,6 +29,7 @@ type Options struct {
 	Params     []string // of the modality, as in rate=200
 	Index      string   // index of the new generation; empty for the collection's
 	Wait       bool     // follow the job to its end
+	MaxRate    float64  // rows a second at most; 0: no bound
 	New        bool     // start a job also where one with the same source is under way
 }
 
@@ -79,7 +80,7 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 		return err
 	}
 	r := retrieverapi.JobRequest{
-		Type: retrieverapi.JobRebuild, Collection: o.Collection, Index: o.Index,
+		Type: retrieverapi.JobRebuild, Collection: o.Collection, Index: o.Index, MaxRate: o.MaxRate,
 		Source: retrieverapi.Source{Path: o.Path, Runner: o.Runner, Modality: o.Modality, Params: params},
 	}
 	var job retrieverapi.Job

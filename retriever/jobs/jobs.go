@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,6 +218,9 @@ func (m *Manager) Submit(r retrieverapi.JobRequest) (retrieverapi.Job, error) {
 	case r.Source.Runner == "" && (r.Source.Modality != "" || len(r.Source.Params) > 0):
 		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "source.modality and source.params are of media, which source.runner embeds; features have none"), "source.runner")
 	}
+	if !(r.MaxRate >= 0) || math.IsInf(r.MaxRate, 0) {
+		return none, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "max_rows_per_second is %v; it is a number of rows, 0 for no bound", r.MaxRate), "max_rows_per_second")
+	}
 	if m.o.Check != nil {
 		if err := m.o.Check(r.Source); err != nil {
 			return none, imagebind.WithParam(err, "source.path")
@@ -226,7 +230,7 @@ func (m *Manager) Submit(r retrieverapi.JobRequest) (retrieverapi.Job, error) {
 	if err != nil {
 		return none, err
 	}
-	j := &job{Job: retrieverapi.Job{ID: id.String(), Type: r.Type, Collection: r.Collection, Source: r.Source, Index: r.Index, Model: r.Model,
+	j := &job{Job: retrieverapi.Job{ID: id.String(), Type: r.Type, Collection: r.Collection, Source: r.Source, Index: r.Index, Model: r.Model, MaxRate: r.MaxRate,
 		State: retrieverapi.JobQueued, Phase: "queued", CreatedAt: time.Now().UTC()}, changed: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -569,3 +569,34 @@ func TestRoot(t *testing.T) {
 		t.Errorf("no root: %v", err)
 	}
 }
+
+// A job with a rate takes its time, and can be cancelled while it waits.
+func TestMaxRate(t *testing.T) {
+	l := &ledger{building: map[string]*generation{}}
+	m := open(t, t.TempDir(), l, newTable(3000, 1024))
+	defer start(t, m)()
+	begin := func(rate float64) string {
+		j, err := m.Submit(retrieverapi.JobRequest{Type: "rebuild", Collection: "pets", Source: retrieverapi.Source{Path: "x.npy"}, MaxRate: rate})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j.ID
+	}
+	from := time.Now()
+	if j := until(t, m, begin(6000), over); j.State != retrieverapi.JobDone || j.MaxRate != 6000 {
+		t.Errorf("%+v", j)
+	}
+	if took := time.Since(from); took < 450*time.Millisecond || took > 5*time.Second {
+		t.Errorf("3000 rows at 6000 a second took %v", took)
+	}
+	id := begin(1)
+	until(t, m, id, func(j retrieverapi.Job) bool { return j.State == retrieverapi.JobRunning && j.Phase == "copy" })
+	if j, err := m.Cancel(t.Context(), id); err != nil || j.State != retrieverapi.JobCancelled {
+		t.Errorf("%+v, %v", j, err)
+	}
+	for _, bad := range []float64{-1, math.NaN(), math.Inf(1)} {
+		if _, err := m.Submit(retrieverapi.JobRequest{Type: "rebuild", Collection: "pets", Source: retrieverapi.Source{Path: "x.npy"}, MaxRate: bad}); imagebind.KindOf(err) != imagebind.Invalid {
+			t.Errorf("rate %v: %v", bad, err)
+		}
+	}
+}

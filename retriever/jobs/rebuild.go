@@ -312,6 +312,9 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 		if err := m.tooBad(p, src.Rows()); err != nil {
 			return nil, errors.Join(err, m.update(j, false, func(j *job) { j.tell(p) }))
 		}
+		if err := m.pace(ctx, j.MaxRate, began, p.Position-first); err != nil {
+			continue // the loop sees why
+		}
 		now := time.Now()
 		if now.Sub(told) >= progressTick {
 			told = now
@@ -344,6 +347,21 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 		return nil, err
 	}
 	return probe, m.checkpoint(ctx, j, b, p)
+}
+
+// pace waits until n rows since began are not over a rate; 0 is none.
+func (m *Manager) pace(ctx context.Context, rate float64, began time.Time, n int) error {
+	if rate <= 0 {
+		return nil
+	}
+	wait := time.NewTimer(time.Until(began.Add(time.Duration(float64(n) / rate * float64(time.Second)))))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // store appends what is good of the source's next rows, while the probe sees it.

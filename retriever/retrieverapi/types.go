@@ -218,6 +218,9 @@ type JobRequest struct {
 	Source     Source `json:"source"`
 	Index      string `json:"index,omitempty"`
 	Model      string `json:"model,omitempty"` // the embedding model's id
+	// MaxRate bounds the rows a second, so that what serves has the machine; 0: as
+	// many as it can.
+	MaxRate float64 `json:"max_rows_per_second,omitempty"`
 }
 
 // A Source says where a rebuild's rows come from: a table of features, or with
@@ -237,6 +240,7 @@ type Job struct {
 	Source     Source     `json:"source"`
 	Index      string     `json:"index,omitempty"`
 	Model      string     `json:"model,omitempty"`
+	MaxRate    float64    `json:"max_rows_per_second,omitempty"`
 	State      string     `json:"state"`
 	Phase      string     `json:"phase"` // queued, open, copy (embed, for media), check, switch, done
 	RowsDone   int        `json:"rows_done"`

@@ -123,8 +123,12 @@ func resume(s *suite) {
 		s.Error(err)
 	}
 	s.count(n, 100)
-	if _, ok := s.builder(n, "another", store.Spec{Dim: dim}).Committed(); ok {
+	b = s.builder(n, "another", store.Spec{Dim: dim})
+	if _, ok := b.Committed(); ok {
 		s.Error("another job has made it too")
+	}
+	if err := b.Abort(s.Context()); err != nil {
+		s.Error(err)
 	}
 	q := vector(1, dim)
 	s.same("resumed", s.search(n, 20, q)[0], best(rows, q, 20))
