@@ -46,12 +46,13 @@ type builder struct {
 	// is taken before mu.
 	syncing sync.Mutex
 
-	mu    sync.Mutex
-	m     manifest
-	p     *part // nil when it is over
-	g     groups
-	batch batch // its memory, for the next Append
-	size  int   // bytes that were added since the last checkpoint
+	mu     sync.Mutex
+	m      manifest
+	p      *part // nil when it is over
+	failed error // of a checkpoint: rows are missing, and another builder of the job is wanted
+	g      groups
+	batch  batch // its memory, for the next Append
+	size   int   // bytes that were added since the last checkpoint
 }
 
 // Build starts a new generation of name, or goes on with the one that job
@@ -157,6 +158,14 @@ func (b *builder) leave() {
 	b.p = nil
 }
 
+// usable is why nothing may be added any more. b.mu is held.
+func (b *builder) usable() error {
+	if b.p == nil {
+		return b.over()
+	}
+	return b.failed
+}
+
 func (b *builder) over() error {
 	return imagebind.Errorf(imagebind.Conflict, "the build of generation %d of %q is over", b.m.Generation, b.m.Name)
 }
@@ -188,8 +197,8 @@ func (b *builder) Append(ctx context.Context, rows []store.Row) error {
 func (b *builder) add(rows []store.Row) (full bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.p == nil {
-		return false, b.over()
+	if err := b.usable(); err != nil {
+		return false, err
 	}
 	if err := encode(&b.batch, rows, b.m.Dim, b.p.half); err != nil {
 		return false, err
@@ -211,9 +220,9 @@ func (b *builder) Checkpoint(ctx context.Context) error {
 	defer b.syncing.Unlock()
 	b.mu.Lock()
 	p := b.p
-	if p == nil {
+	if err := b.usable(); err != nil {
 		b.mu.Unlock()
-		return b.over()
+		return err
 	}
 	rows, groups := p.pending, b.g.take()
 	b.size = 0
@@ -233,8 +242,8 @@ func (b *builder) checkpoint() error {
 
 func (b *builder) accept(rows int, groups []byte, err error) error {
 	if err = b.p.accept(rows, groups, err); err != nil {
-		b.g.take() // records of rows that are not there
-		return disk("store rows of "+b.m.Name, err)
+		b.failed = disk("store rows of "+b.m.Name, err)
+		return b.failed
 	}
 	b.p.publish()
 	return nil
@@ -253,8 +262,8 @@ func (b *builder) lock() (unlock func()) {
 // Search looks through all rows that were appended.
 func (b *builder) Search(ctx context.Context, q store.Query) ([][]imagebind.Neighbour, error) {
 	defer b.lock()()
-	if b.p == nil {
-		return nil, b.over()
+	if err := b.usable(); err != nil {
+		return nil, err
 	}
 	if err := b.checkpoint(); err != nil {
 		return nil, err
@@ -273,8 +282,8 @@ func (b *builder) Commit(ctx context.Context) (store.Info, error) {
 // commit is an op.
 func (b *builder) commit() error {
 	defer b.lock()()
-	if b.p == nil {
-		return b.over()
+	if err := b.usable(); err != nil {
+		return err
 	}
 	if err := b.checkpoint(); err != nil {
 		return err

@@ -2,6 +2,8 @@ package flat
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -241,5 +243,110 @@ func TestWidth(t *testing.T) {
 	t.Logf("%.3f of the bound; it is %.2g of a row's length", worst, wide)
 	if worst > 0.7 || wide > 0.01 {
 		t.Errorf("%.3f of the bound was needed; it is %.2g of a row's length", worst, wide)
+	}
+}
+
+// After a checkpoint that failed a builder takes no more: what was added beside it
+// would stand where the lost rows were. Another goes on from what is durable.
+func TestCheckpointFails(t *testing.T) {
+	s, ctx := open(t, t.TempDir(), Options{}), t.Context()
+	rows := storetest.Rows(0, 30, 8)
+	b, err := s.Build(ctx, name, store.Spec{Dim: 8}, "job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Append(ctx, rows[:10]), b.Checkpoint(ctx), b.Append(ctx, rows[10:15])); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("fails", func(t *testing.T) {
+		hookSync(t, func(f *os.File) error {
+			if filepath.Base(f.Name()) != logFile {
+				return nil
+			}
+			if err := b.Append(ctx, rows[15:20]); err != nil { // as a copy does meanwhile
+				t.Error(err)
+			}
+			return errors.New("the disk is ill")
+		})
+		if err := b.Checkpoint(ctx); imagebind.KindOf(err) != imagebind.Unavailable {
+			t.Errorf("checkpoint: %v", err)
+		}
+	})
+	if err := b.Append(ctx, rows[20:]); imagebind.KindOf(err) != imagebind.Unavailable {
+		t.Errorf("append: %v", err)
+	}
+	if err := b.Checkpoint(ctx); imagebind.KindOf(err) != imagebind.Unavailable {
+		t.Errorf("checkpoint: %v", err)
+	}
+	if _, err := b.Commit(ctx); imagebind.KindOf(err) != imagebind.Unavailable {
+		t.Errorf("commit: %v", err)
+	}
+	if b, err = s.Build(ctx, name, store.Spec{Dim: 8}, "job"); err != nil || b.Rows() < 10 {
+		t.Fatal(b.Rows(), err)
+	}
+	if err := b.Append(ctx, rows[b.Rows():]); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := b.Commit(ctx); err != nil || i.Count != 30 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	for _, r := range rows {
+		if nb := search(t, s, 1, r.Vector)[0][0]; nb.ID != r.ID {
+			t.Errorf("%s finds %s", r.ID, nb.ID)
+		}
+	}
+}
+
+// Rows that are added while others are made durable are there after the next
+// checkpoint, in their order.
+func TestAppendBesideCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	s, ctx := open(t, dir, Options{}), t.Context()
+	rows := storetest.Rows(0, 4000, 8)
+	b, err := s.Build(ctx, name, store.Spec{Dim: 8}, "job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := b.Checkpoint(ctx); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for at := 0; at < len(rows); at += 20 {
+		if err := b.Append(ctx, rows[at:at+20]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if _, err := b.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{})
+	at := 0
+	err = s.Scan(ctx, name, func(batch []store.Row) error {
+		for _, r := range batch {
+			if r.ID != rows[at].ID || !slices.Equal(r.Vector, rows[at].Vector) {
+				return fmt.Errorf("row %d is %s", at, r.ID)
+			}
+			at++
+		}
+		return nil
+	})
+	if err != nil || at != len(rows) {
+		t.Errorf("%d rows, %v", at, err)
 	}
 }
