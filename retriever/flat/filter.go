@@ -7,36 +7,36 @@ import (
 	"fmt"
 
 	imagebind "imagebind-llm"
+	conditions "imagebind-llm/retriever/filter"
 )
 
-// A filter is metadata fields that must be equal.
+// A filter is conditions on metadata fields, all of which a row meets.
 type filter struct {
-	fields map[string]any // strings, float64s and bools, as encoding/json reads them
+	terms []conditions.Term
 	// signs are bytes that the metadata of a row that passes contains; canonical
 	// writes them.
 	signs [][]byte
 }
 
 func newFilter(fields map[string]any) (*filter, error) {
-	f := &filter{fields: make(map[string]any, len(fields))}
-	for k, v := range fields {
-		sign, err := canonical(map[string]any{k: v}) // {"k":v}
-		var field map[string]any                     // as it is read
-		if err == nil {
-			err = json.Unmarshal(sign, &field)
+	terms, err := conditions.Parse(fields)
+	if err != nil {
+		return nil, err
+	}
+	f := &filter{terms: terms}
+	for _, t := range terms {
+		if t.Op == conditions.Ne {
+			continue
 		}
+		v := t.Values[0]
+		if t.Op != conditions.Eq {
+			v = 0.0 // then the sign is that the field is there
+		}
+		sign, err := canonical(map[string]any{t.Field: v}) // {"k":v}
 		if err != nil {
-			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q: %w", k, err)
+			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q: %w", t.Field, err)
 		}
 		sign = sign[1 : len(sign)-1]
-		for k, v = range field {
-			f.fields[k] = v
-		}
-		switch v.(type) {
-		case string, bool, float64:
-		default:
-			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q is compared to a %T; values are strings, numbers and booleans", k, v)
-		}
 		if v == 0.0 { // -0 is as good
 			sign = bytes.TrimRight(sign, "-0")
 		}
@@ -52,11 +52,11 @@ func (f *filter) pass(metadata []byte) bool {
 		}
 	}
 	var m map[string]any
-	if json.Unmarshal(metadata, &m) != nil {
+	if len(metadata) > 0 && json.Unmarshal(metadata, &m) != nil {
 		return false
 	}
-	for k, want := range f.fields {
-		if got, ok := m[k]; !ok || got != want {
+	for _, t := range f.terms {
+		if !t.Pass(m) {
 			return false
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/milvus-io/milvus-sdk-go/v2/entity"
 
 	imagebind "imagebind-llm"
+	conditions "imagebind-llm/retriever/filter"
 	"imagebind-llm/retriever/store"
 )
 
@@ -186,30 +187,43 @@ func among(ids []string) string {
 	return fieldID + " in [" + strings.Join(list, ",") + "]"
 }
 
-// filter writes the fields that must be equal as a Milvus expression.
+// filter writes the conditions on metadata as a Milvus expression.
 func filter(f map[string]any) (string, error) {
+	fields, err := conditions.Parse(f)
+	if err != nil {
+		return "", err
+	}
 	var terms []string
-	for k, v := range f {
-		if strings.ContainsFunc(k, func(c rune) bool { return c < ' ' || c == '"' || c == '\\' }) || k == "" {
-			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q cannot be a key", k)
+	for _, t := range fields {
+		if strings.ContainsFunc(t.Field, func(c rune) bool { return c < ' ' || c == '"' || c == '\\' }) || t.Field == "" {
+			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q cannot be a key", t.Field)
 		}
-		var value string
-		switch v := v.(type) {
-		case string:
-			value = strconv.Quote(v)
-		case bool:
-			value = strconv.FormatBool(v)
-		case float64:
-			value = strconv.FormatFloat(v, 'f', -1, 64)
-		case int:
-			value = strconv.Itoa(v)
-		default:
-			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q is compared to a %T; values are strings, numbers and booleans", k, v)
+		either := make([]string, len(t.Values)) // an "in" of several kinds is no list to Milvus
+		for i, v := range t.Values {
+			either[i] = fmt.Sprintf("%s[\"%s\"] %s %s", fieldMetadata, t.Field, operators[t.Op], valueOf(v))
 		}
-		terms = append(terms, fmt.Sprintf("%s[\"%s\"] == %s", fieldMetadata, k, value))
+		term := strings.Join(either, " || ")
+		if len(either) > 1 {
+			term = "(" + term + ")"
+		}
+		terms = append(terms, term)
 	}
 	slices.Sort(terms)
 	return strings.Join(terms, " && "), nil
+}
+
+var operators = map[conditions.Op]string{conditions.Eq: "==", conditions.Ne: "!=", conditions.In: "==",
+	conditions.Gt: ">", conditions.Gte: ">=", conditions.Lt: "<", conditions.Lte: "<="}
+
+// valueOf writes a string, number or boolean.
+func valueOf(v any) string {
+	switch v := v.(type) {
+	case string:
+		return strconv.Quote(v)
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	}
+	return fmt.Sprint(v)
 }
 
 // Search returns the K rows of the largest inner product for each query.

@@ -162,7 +162,7 @@ const (
 type SearchRequest struct {
 	Vectors []Vector       `json:"vectors"`
 	K       *int           `json:"k,omitempty"`      // 1..1000, default 10
-	Filter  map[string]any `json:"filter,omitempty"` // metadata fields that must be equal
+	Filter  map[string]any `json:"filter,omitempty"` // conditions on metadata, as {"legs": 4, "kind": {"in": ["cat"]}}
 	Include []string       `json:"include,omitempty"`
 }
 

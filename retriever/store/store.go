@@ -43,7 +43,7 @@ type Info struct {
 type Query struct {
 	Vectors []imagebind.Embedding // [B][Dim], of any length: a mix is no unit vector
 	K       int                   // fewer come back when the collection is smaller
-	Filter  map[string]any        // metadata fields that must be equal; empty for all
+	Filter  map[string]any        // conditions on metadata (package filter); empty for all
 }
 
 // A Store keeps collections of rows, each in generations of which one serves.

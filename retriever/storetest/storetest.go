@@ -18,6 +18,7 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/golden"
+	conditions "imagebind-llm/retriever/filter"
 	"imagebind-llm/retriever/store"
 )
 
@@ -318,12 +319,25 @@ func filter(s *suite) {
 		{"third": "1"}, // a string is no number
 		{"third": 10.0},
 		{"nobody": true},
+		{"third": map[string]any{"ne": 1.0}},
+		{"third": map[string]any{"gte": 1.0, "lt": 2.0}},
+		{"third": map[string]any{"gt": 0.0}, "even": map[string]any{"eq": true}},
+		{"third": map[string]any{"lte": 1.0}},
+		{"third": map[string]any{"in": []any{0.0, "1", 2.0}}},
+		{"name": map[string]any{"in": []any{"näme \"3\"", "näme \"4\""}}},
+		{"name": map[string]any{"gt": "näme \"3\"", "lte": "näme \"5\""}},
+		{"nobody": map[string]any{"ne": true}},
+		{"nobody": map[string]any{"lt": 1.0}},
 	} {
+		terms, err := conditions.Parse(f)
+		if err != nil {
+			s.Fatal(f, err)
+		}
 		var left []store.Row
 		for _, r := range rows {
 			ok := true
-			for k, v := range f {
-				ok = ok && r.Metadata[k] == v
+			for _, t := range terms {
+				ok = ok && t.Pass(r.Metadata)
 			}
 			if ok {
 				left = append(left, r)
