@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,9 +199,19 @@ func filter(f map[string]any) (string, error) {
 		if strings.ContainsFunc(t.Field, func(c rune) bool { return c < ' ' || c == '"' || c == '\\' }) || t.Field == "" {
 			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q cannot be a key", t.Field)
 		}
-		either := make([]string, len(t.Values)) // an "in" of several kinds is no list to Milvus
-		for i, v := range t.Values {
-			either[i] = fmt.Sprintf("%s[\"%s\"] %s %s", fieldMetadata, t.Field, operators[t.Op], valueOf(v))
+		at := fmt.Sprintf("%s[\"%s\"]", fieldMetadata, t.Field)
+		lists := map[string][]string{} // a list of several kinds is none to Milvus
+		var either []string
+		for _, v := range t.Values {
+			kind := fmt.Sprintf("%T", v)
+			if t.Op == conditions.In && kind != "bool" {
+				lists[kind] = append(lists[kind], valueOf(v))
+				continue
+			}
+			either = append(either, fmt.Sprintf("%s %s %s", at, operators[t.Op], valueOf(v)))
+		}
+		for _, kind := range slices.Sorted(maps.Keys(lists)) {
+			either = append(either, at+" in ["+strings.Join(lists[kind], ", ")+"]")
 		}
 		term := strings.Join(either, " || ")
 		if len(either) > 1 {
