@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	imagebind "imagebind-llm"
+	conditions "imagebind-llm/retriever/filter"
 	"imagebind-llm/retriever/store"
 	"imagebind-llm/retriever/storetest"
 )
@@ -261,6 +262,9 @@ func FuzzFilter(f *testing.F) {
 	f.Add(`{"a":"\ufffd"}`, `{"a":"\ud800"}`)
 	f.Add(`{"a":{"b":true}}`, `{"b":true}`)
 	f.Add(`{"é<":"\u2028"}`, `{"é<":"\u2028"}`)
+	f.Add(`{"a":1}`, `{"a":{"eq":1}}`)
+	f.Add(`{"a":{"eq":1}}`, `{"a":{"ne":1}}`)
+	f.Add(`{"a":-0,"b":"x"}`, `{"a":{"gte":0,"lt":2},"b":{"in":["x",2]}}`)
 	f.Fuzz(func(t *testing.T, metadata, fields string) {
 		var m, want map[string]any
 		if json.Unmarshal([]byte(metadata), &m) != nil || json.Unmarshal([]byte(fields), &want) != nil || len(m) == 0 {
@@ -277,10 +281,13 @@ func FuzzFilter(f *testing.F) {
 			}
 			return
 		}
+		terms, err := conditions.Parse(want)
+		if err != nil {
+			t.Fatal(err)
+		}
 		same := true
-		for k, v := range want {
-			got, ok := m[k]
-			same = same && ok && got == v
+		for _, term := range terms {
+			same = same && term.Pass(m)
 		}
 		if got := flt.pass(b); got != same {
 			t.Errorf("%s against %s: %v, want %v", fields, b, got, same)
