@@ -33,7 +33,7 @@ var homes = []struct{ library, home string }{
 	{"github.com/gin-gonic/gin", "*/server"},
 	{"github.com/knadh/koanf", "internal/config"},
 	{"github.com/parquet-go/parquet-go", "retriever/source"},
-	{"github.com/mmcloughlin/avo", "retriever/flat/kernel/gen"},
+	{"github.com/mmcloughlin/avo", "retriever/kernel/gen"},
 	{"github.com/schollz/progressbar", "exporter"},
 	{"github.com/hajimehoshi/go-mp3", "runner/modality/audio"},
 	{"github.com/mewkiz/flac", "runner/modality/audio"},

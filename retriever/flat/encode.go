@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 )
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 	"imagebind-llm/retriever/storetest"
 )

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 )
 
 const (

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 )
 
 const (

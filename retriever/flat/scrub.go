@@ -5,7 +5,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 )
 
 // scrub holds the codes of rows that were opened to their checksums, in the

@@ -10,7 +10,7 @@ import (
 	"slices"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 )
 

@@ -9,7 +9,7 @@ import (
 	"sync"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 )
 

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/retriever/flat/kernel"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/store"
 )

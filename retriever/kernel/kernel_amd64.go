@@ -32,7 +32,7 @@ func choose() set {
 		if agrees(s) {
 			return s
 		}
-		slog.Warn("flat: a kernel is wrong on this processor and is not used", "kernel", s.name)
+		slog.Warn("a kernel is wrong on this processor and is not used", "kernel", s.name)
 	}
 	return plain
 }
