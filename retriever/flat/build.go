@@ -85,7 +85,7 @@ func (c *collection) build(m manifest) (*builder, error) {
 	c.mu.Lock()
 	before, serves, newest, man := c.builds[m.Job], c.live != nil, c.man.newest(), c.man
 	c.mu.Unlock()
-	for i, g := range append([]generation{man.generation}, man.Kept...) {
+	for i, g := range man.all() {
 		if serves && g.By == m.Job {
 			info := c.infoOf(g, i == 0)
 			return &builder{c: c, m: manifest{Name: c.name, generation: g}, made: &info}, nil

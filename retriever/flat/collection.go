@@ -243,7 +243,7 @@ func (c *collection) create(m manifest) error {
 		return disk("create "+c.name, err)
 	}
 	m.BuiltAt = now()
-	there, err := c.swap(m, p, discard)
+	there, err := c.swap(m, p)
 	if !there {
 		discard(p)
 	}
@@ -252,9 +252,9 @@ func (c *collection) create(m manifest) error {
 
 // swap makes p, which is durable, the rows that serve: on disk, then here. It
 // is part of an op. It may fail when p is there already but a power cut may
-// still bring the old rows back: those stay until the next start. What becomes
-// of the old rows after the last search in them is then's to say.
-func (c *collection) swap(m manifest, p *part, then func(*part)) (there bool, err error) {
+// still bring the old rows back. Those stay either way, closed after the last
+// search in them; after a switch that did not fail they may be removed.
+func (c *collection) swap(m manifest, p *part) (there bool, err error) {
 	there, err = m.write(c.path(manifestFile))
 	if !there {
 		return false, disk("switch "+c.name, err)
@@ -264,7 +264,7 @@ func (c *collection) swap(m manifest, p *part, then func(*part)) (there bool, er
 	c.live, c.man = p, m
 	c.mu.Unlock()
 	if old != nil {
-		old.retire(after(err, then))
+		old.retire(shut)
 	}
 	return true, disk("switch "+c.name, err)
 }
@@ -275,15 +275,6 @@ func disk(doing string, err error) error {
 		return err
 	}
 	return imagebind.Errorf(imagebind.Unavailable, "%s: %w", doing, err)
-}
-
-// after is what becomes of rows that served: then, when that they no longer do
-// is durable.
-func after(err error, then func(*part)) func(*part) {
-	if err == nil {
-		return then
-	}
-	return shut
 }
 
 // shut closes rows whose folder stays.
@@ -303,7 +294,7 @@ func discard(p *part) {
 // drop removes the rows that serve. It is an op.
 func (c *collection) drop() error {
 	c.mu.Lock()
-	live, kept := c.live, c.man.Kept
+	live, all := c.live, c.man.all()
 	c.mu.Unlock()
 	if live == nil {
 		return missing(c.name)
@@ -315,9 +306,9 @@ func (c *collection) drop() error {
 	c.mu.Lock()
 	c.live, c.man = nil, manifest{}
 	c.mu.Unlock()
-	live.retire(after(err, discard))
+	live.retire(shut)
 	if err == nil {
-		c.remove(kept)
+		c.remove(all...)
 	}
 	return disk("drop "+c.name, err)
 }
@@ -404,7 +395,7 @@ func (c *collection) finishCopy(w *copier, slot int, end int64, rows string) (th
 	}
 	now := w.from.shown.Load()
 	var buf []byte
-	_, err = readLog(w.from.log, w.from.end, end, w.from.salt, func(r record, at int64, n int) error {
+	_, err = readLog(w.from.log, w.from.end, end, w.from.salt, readRecord, func(r record, at int64, n int) error {
 		if r.kind == kindDelete {
 			buf = appendDelete(buf[:0], string(r.id))
 			w.g.add(buf)
@@ -420,8 +411,12 @@ func (c *collection) finishCopy(w *copier, slot int, end int64, rows string) (th
 		return false, err
 	}
 	w.to.publish()
+	old := m.generation
 	m.Rows, m.LogBytes, m.LogSum, m.Count = rows, w.to.end, w.to.sum, w.to.now.count()
-	return c.swap(m, w.to, discard)
+	if there, err = c.swap(m, w.to); err == nil {
+		c.remove(old)
+	}
+	return there, err
 }
 
 // A copier writes rows of one part to another.

@@ -87,15 +87,6 @@ func encode(b *batch, rows []store.Row, dim int, half bool) error {
 	return g.Wait()
 }
 
-// up rounds a length to float32, not down.
-func up(x float64) float32 {
-	f := float32(x)
-	if float64(f) < x {
-		f = math.Nextafter32(f, float32(math.Inf(1)))
-	}
-	return min(f, math.MaxFloat32)
-}
-
 // halfSlack is by how much half precision may make a vector longer: each value
 // by 2^-11 of itself, and tiny ones by 2^-25.
 const halfSlack = 1 + 0x1p-10
@@ -127,7 +118,7 @@ func check(i int, r store.Row, dim int, half bool) (metadata []byte, norm float3
 		}
 		length = length*halfSlack + 0x1p-25*math.Sqrt(float64(dim))
 	}
-	norm = up(length)
+	norm = kernel.Up(length)
 	if len(r.Metadata) == 0 {
 		return nil, norm, nil
 	}

@@ -44,7 +44,7 @@ func logOf(t testing.TB) (b []byte, ends []int) {
 func TestLog(t *testing.T) {
 	b, ends := logOf(t)
 	read := func(b []byte) (list []string, end int64, err error) {
-		end, err = readLog(bytes.NewReader(b), int64(len(b)), headerBytes, fuzzSalt, func(r record, at int64, n int) error {
+		end, err = readLog(bytes.NewReader(b), int64(len(b)), headerBytes, fuzzSalt, readRecord, func(r record, at int64, n int) error {
 			list = append(list, fmt.Sprint(r.kind, " ", string(r.id)))
 			got, m, err := readRecord(b[at : at+int64(n)])
 			if err != nil || m != n || !bytes.Equal(got.id, r.id) || !bytes.Equal(got.metadata, r.metadata) {
@@ -122,7 +122,7 @@ func FuzzLog(f *testing.F) {
 			seal(b)
 		}
 		last := int64(headerBytes)
-		end, err := readLog(bytes.NewReader(b), int64(len(b)), headerBytes, fuzzSalt, func(r record, at int64, n int) error {
+		end, err := readLog(bytes.NewReader(b), int64(len(b)), headerBytes, fuzzSalt, readRecord, func(r record, at int64, n int) error {
 			if len(r.id) == 0 || n > maxGroup || at < last || at+int64(n) > int64(len(b)) {
 				t.Fatalf("a record of %d bytes at %d, behind %d", n, at, last)
 			}

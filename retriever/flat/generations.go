@@ -11,10 +11,12 @@ import (
 	"imagebind-llm/retriever/store"
 )
 
+// all are the generations that can serve, the one that does first.
+func (m *manifest) all() []generation { return append([]generation{m.generation}, m.Kept...) }
+
 // newest is the highest number of a generation that can serve.
-func (m *manifest) newest() int {
-	n := m.Generation
-	for _, g := range m.Kept {
+func (m *manifest) newest() (n int) {
+	for _, g := range m.all() {
 		n = max(n, g.Generation)
 	}
 	return n
@@ -57,36 +59,20 @@ func (c *collection) succeed(m manifest, p *part) (there bool, err error) {
 	}
 	n := min(len(kept), max(0, c.s.o.Keep))
 	m.Format, m.Kept = formatVersion, kept[:n:n]
-	then := shut
-	if n == 0 {
-		then = discard
-	}
-	gone := kept[n:]
-	if was != nil && n == 0 {
-		gone = kept[1:]
-	}
-	if there, err = c.swap(m, p, then); err == nil {
-		c.remove(gone)
+	if there, err = c.swap(m, p); err == nil {
+		c.remove(kept[n:]...)
 	}
 	return there, err
 }
 
-// remove deletes folders that no manifest names any more.
-func (c *collection) remove(old []generation) {
+// remove deletes folders that no manifest names any more. Searches that still
+// are in one have it open and mapped.
+func (c *collection) remove(old ...generation) {
 	for _, g := range old {
-		if c.mayGo(g.Rows) {
-			if err := os.RemoveAll(c.path(g.Rows)); err != nil {
-				slog.Warn("flat: an old generation stays until the next start", "folder", c.path(g.Rows), "err", err)
-			}
+		if err := os.RemoveAll(c.path(g.Rows)); err != nil {
+			slog.Warn("flat: old rows stay until the next start", "folder", c.path(g.Rows), "err", err)
 		}
 	}
-}
-
-// mayGo is false for a folder that serves.
-func (c *collection) mayGo(rows string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.live == nil || c.man.Rows != rows
 }
 
 func (c *collection) infoOf(g generation, serves bool) store.Info {
@@ -109,9 +95,9 @@ func (s *Store) Generations(ctx context.Context, name string) ([]store.Info, err
 	}
 	defer p.done()
 	m.Count = p.shown.Load().count()
-	list := []store.Info{c.infoOf(m.generation, true)}
-	for _, g := range m.Kept {
-		list = append(list, c.infoOf(g, false))
+	var list []store.Info
+	for i, g := range m.all() {
+		list = append(list, c.infoOf(g, i == 0))
 	}
 	return list, nil
 }
@@ -138,28 +124,19 @@ func (c *collection) kept(number int) (generation, manifest, error) {
 		return generation{}, m, missing(c.name)
 	case number == 0 && len(m.Kept) > 0:
 		return m.Kept[0], m, nil
-	case number == m.Generation:
-		return m.generation, m, nil
 	}
-	for _, g := range m.Kept {
+	var there []int
+	for _, g := range m.all() {
 		if g.Generation == number {
 			return g, m, nil
 		}
+		there = append(there, g.Generation)
 	}
 	what := fmt.Sprintf("generation %d of %q is not kept", number, c.name)
 	if number == 0 {
 		what = fmt.Sprintf("no generation of %q is kept", c.name)
 	}
-	return generation{}, m, imagebind.Errorf(imagebind.NotFound, "%s; there are %v", what, m.numbers())
-}
-
-// numbers lists the generations that can serve.
-func (m *manifest) numbers() []int {
-	n := []int{m.Generation}
-	for _, g := range m.Kept {
-		n = append(n, g.Generation)
-	}
-	return n
+	return generation{}, m, imagebind.Errorf(imagebind.NotFound, "%s; there are %v", what, there)
 }
 
 // switchTo is an op.
@@ -211,7 +188,7 @@ func (c *collection) forget(number int) error {
 		c.mu.Unlock()
 	}
 	if err == nil {
-		c.remove([]generation{g})
+		c.remove(g)
 	}
 	return disk("forget a generation of "+c.name, err)
 }

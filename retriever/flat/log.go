@@ -167,15 +167,20 @@ func groupSum(b []byte, salt uint32) uint32 {
 // An apply takes over a record of n bytes at a place of the log.
 type apply func(r record, at int64, n int) error
 
+// A read reads the record at the start of b and returns its length; formats
+// differ in it.
+type read func(b []byte) (r record, n int, err error)
+
 // readLog reads a log of size bytes from a place between groups on, and hands
 // every record of its whole groups to do, and then each group, with the place
-// where it ends, to whole, which may be nil. It returns where the last whole group ends: what follows is a group that was being
-// written when the process or the machine died, which nobody was told of.
+// where it ends, to whole, which may be nil. It returns where the last whole
+// group ends: what follows is a group that was being written when the process
+// or the machine died, which nobody was told of.
 //
 // A group is written only after all before it are durable. So one that is
 // broken with a whole one behind it was whole once: that is damage, and an
 // error.
-func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply, whole func(group []byte, end int64) error) (end int64, err error) {
+func readLog(r io.ReaderAt, size, from int64, salt uint32, read read, do apply, whole func(group []byte, end int64) error) (end int64, err error) {
 	var buf []byte
 	for at := from; at < size; {
 		var b []byte
@@ -192,7 +197,7 @@ func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply, whole func(
 			}
 			return at, nil
 		}
-		if err := eachRecord(b, at, do); err != nil {
+		if err := eachRecord(b, at, read, do); err != nil {
 			return 0, err
 		}
 		at += int64(len(b))
@@ -207,12 +212,12 @@ func readLog(r io.ReaderAt, size, from int64, salt uint32, do apply, whole func(
 
 // eachRecord hands the records of whole groups, which begin at a place of the
 // log, to do.
-func eachRecord(b []byte, at int64, do apply) error {
+func eachRecord(b []byte, at int64, read read, do apply) error {
 	for len(b) > 0 {
 		size := groupHeader + int(binary.LittleEndian.Uint32(b[4:]))
 		count, pos := binary.LittleEndian.Uint32(b[8:]), groupHeader
 		for ; count > 0 && pos < size; count-- {
-			rec, n, err := readRecord(b[pos:size])
+			rec, n, err := read(b[pos:size])
 			if err == nil {
 				err = do(rec, at+int64(pos), n)
 			}

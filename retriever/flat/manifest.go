@@ -111,7 +111,7 @@ func parseManifest(b []byte, name string) (manifest, error) {
 		m.Values = float32Values
 	}
 	seen := map[string]bool{}
-	for _, g := range append([]generation{m.generation}, m.Kept...) {
+	for _, g := range m.all() {
 		if err := g.check(); err != nil {
 			return m, err
 		}

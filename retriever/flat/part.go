@@ -179,7 +179,7 @@ func (p *part) open(g generation) error {
 		v.places, v.sums = make([]place, 0, n), make([]uint32, 0, n)
 		v.scales, v.widths = make([]float32, 0, n), make([]float32, 0, n)
 	}
-	end, err := readLog(p.log, info.Size(), headerBytes, p.salt, p.apply, func(group []byte, end int64) error {
+	end, err := readLog(p.log, info.Size(), headerBytes, p.salt, readRecord, p.apply, func(group []byte, end int64) error {
 		p.sum = crc32.Update(p.sum, castagnoli, group)
 		if end == g.LogBytes && p.sum != g.LogSum {
 			return imagebind.Errorf(imagebind.Invalid, "its first %d bytes are not those of generation %d", end, g.Generation)
@@ -413,7 +413,7 @@ func (p *part) accept(rows int, groups []byte, err error) error {
 			at := p.end
 			p.end += int64(len(groups))
 			p.sum = crc32.Update(p.sum, castagnoli, groups)
-			if e := eachRecord(groups, at, p.apply); e != nil {
+			if e := eachRecord(groups, at, readRecord, p.apply); e != nil {
 				err = &broken{"take over what was written", e}
 			}
 		}

@@ -38,7 +38,7 @@ func (c *collection) scrub(p *part) {
 func (s *Store) scrub(p *part, v *view) (mended int, err error) {
 	slot := 0
 	codes, stored := make([]int8, p.stride), make([]byte, p.rows.size)
-	_, err = readLog(p.log, v.end, headerBytes, p.salt, func(r record, _ int64, _ int) error {
+	_, err = readLog(p.log, v.end, headerBytes, p.salt, readRecord, func(r record, _ int64, _ int) error {
 		if r.kind != kindPut {
 			return nil
 		}

@@ -81,58 +81,37 @@ func readOld(dir string, p *part) (err error) {
 		size = 0
 		return p.commit(g.take())
 	}
-	end := int64(oldHeaderBytes)
-	var buf []byte
-	for end < info.Size() {
-		var group []byte
-		if group, buf, err = readGroup(log, info.Size(), end, salt, buf); err != nil {
+	_, err = readLog(log, info.Size(), oldHeaderBytes, salt, readOldRecord, func(r record, _ int64, _ int) error {
+		if r.kind == kindDelete {
+			g.add(appendDelete(nil, string(r.id)))
+			return nil
+		}
+		if _, err := rows.ReadAt(bytesOf(padded), int64(slot)*int64(4*len(padded))); err != nil {
+			return fmt.Errorf("%s, row %d: %w", rowsFile, slot, err)
+		}
+		if crc32.Checksum(bytesOf(padded), castagnoli) != r.sum {
+			return imagebind.Errorf(imagebind.Invalid, "row %d of %s is damaged: it is not what was stored", slot, rowsFile)
+		}
+		slot++
+		row := store.Row{ID: string(r.id), Caption: string(r.caption), URI: string(r.uri), Vector: padded[:p.dim]}
+		var err error
+		if row.Metadata, err = r.fields(); err != nil {
 			return err
 		}
-		if group == nil {
-			next, err := findGroup(log, info.Size(), end+1, salt, buf)
-			if err != nil {
-				return err
-			}
-			if next >= 0 {
-				return imagebind.Errorf(imagebind.Invalid, "%s is damaged at byte %d: whole records follow at byte %d", logFile, end, next)
-			}
-			break // a group that was never whole
+		if err := encode(&b, []store.Row{row}, p.dim, false); err != nil {
+			return err
 		}
-		for at := groupHeader; at < len(group); {
-			r, n, err := readOldRecord(group[at:])
-			if err != nil {
-				return fmt.Errorf("%s, the record at byte %d: %w", logFile, end+int64(at), err)
-			}
-			at += n
-			if r.kind == kindDelete {
-				g.add(appendDelete(nil, string(r.id)))
-				continue
-			}
-			if _, err := rows.ReadAt(bytesOf(padded), int64(slot)*int64(4*len(padded))); err != nil {
-				return fmt.Errorf("%s, row %d: %w", rowsFile, slot, err)
-			}
-			if crc32.Checksum(bytesOf(padded), castagnoli) != r.sum {
-				return imagebind.Errorf(imagebind.Invalid, "row %d of %s is damaged: it is not what was stored", slot, rowsFile)
-			}
-			slot++
-			row := store.Row{ID: string(r.id), Caption: string(r.caption), URI: string(r.uri), Vector: padded[:p.dim]}
-			if row.Metadata, err = r.fields(); err != nil {
-				return err
-			}
-			if err := encode(&b, []store.Row{row}, p.dim, false); err != nil {
-				return err
-			}
-			if err := p.add(&b); err != nil {
-				return err
-			}
-			g.addBatch(&b)
-			if size += b.size(); size >= maxShared {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
+		if err := p.add(&b); err != nil {
+			return err
 		}
-		end += int64(len(group))
+		g.addBatch(&b)
+		if size += b.size(); size >= maxShared {
+			return flush()
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", logFile, err)
 	}
 	return flush()
 }

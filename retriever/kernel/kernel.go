@@ -85,6 +85,16 @@ func FromHalf(dst []float32, src []uint16) {
 	active.fromHalf(dst, src)
 }
 
+// Up rounds a length to float32, not down; what is over its range becomes its
+// largest value.
+func Up(x float64) float32 {
+	f := float32(x)
+	if float64(f) < x {
+		f = math.Nextafter32(f, float32(math.Inf(1)))
+	}
+	return min(f, math.MaxFloat32)
+}
+
 // Name says which kernels this machine runs: avx512, avx2 or go.
 func Name() string { return active.name }
 

@@ -46,14 +46,7 @@ func code(v, scale float32, inverse float64, largest int) (q, off float64) {
 
 // lost is the length of what has the sum of squares, not less: sums are off by
 // their last bits.
-func lost(sum float64) float32 {
-	x := math.Sqrt(sum) * (1 + 1e-9)
-	f := float32(x)
-	if float64(f) < x {
-		f = math.Nextafter32(f, float32(math.Inf(1)))
-	}
-	return f
-}
+func lost(sum float64) float32 { return Up(math.Sqrt(sum) * (1 + 1e-9)) }
 
 func plainScores8(dst []int32, rows []int8, queries []int16, stride int) {
 	nq := len(queries) / stride
