@@ -316,7 +316,8 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 			continue // the loop sees why
 		}
 		now := time.Now()
-		if now.Sub(told) >= progressTick {
+		due := now.Sub(kept) >= m.o.Checkpoint
+		if due || now.Sub(told) >= progressTick {
 			told = now
 			rate := float64(p.Position-first) / max(now.Sub(began).Seconds(), 1e-3)
 			eta := float64(src.Rows()-p.Position) / max(rate, 1e-3)
@@ -324,12 +325,9 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 				return nil, err
 			}
 		}
-		if now.Sub(kept) >= m.o.Checkpoint {
+		if due {
 			kept = now
 			if err := saved(); err != nil {
-				return nil, err
-			}
-			if err := m.update(j, false, func(j *job) { j.tell(p) }); err != nil {
 				return nil, err
 			}
 			saving = make(chan error, 1)
@@ -340,10 +338,7 @@ func (m *Manager) copy(ctx context.Context, j *job, src Source, b store.Builder)
 		return nil, err
 	}
 	rate := float64(p.Position-first) / max(time.Since(began).Seconds(), 1e-3)
-	m.mu.Lock()
-	j.Rate = rate
-	m.mu.Unlock()
-	if err := m.update(j, false, func(j *job) { j.tell(p) }); err != nil {
+	if err := m.update(j, false, func(j *job) { j.tell(p); j.Rate = rate }); err != nil {
 		return nil, err
 	}
 	return probe, m.checkpoint(ctx, j, b, p)
