@@ -109,9 +109,7 @@ func (s *Store) undo(ctx context.Context, c client.Client, g *generation) error 
 	if yes {
 		return imagebind.Errorf(imagebind.Conflict, "generation %d of %q serves: the switch to it went through though it looked as if it had failed; restart the retriever to take it over", g.Generation, g.Name)
 	}
-	try, cancel := s.call(ctx)
-	defer cancel()
-	return s.fail(ctx, "drop "+g.physical(), c.DropCollection(try, g.physical()))
+	return s.fail(ctx, "drop "+g.physical(), s.dropOne(ctx, c, g))
 }
 
 // noteServed writes down that g serves since now. What fails here the next

@@ -230,7 +230,7 @@ var operators = map[conditions.Op]string{conditions.Eq: "==", conditions.Ne: "!=
 func valueOf(v any) string {
 	switch v := v.(type) {
 	case string:
-		return strconv.Quote(v)
+		return literal(v)
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	}
