@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	imagebind "imagebind-llm"
@@ -188,7 +187,7 @@ func (e *env) searchMilvus(ctx context.Context, s *milvus.Store, b *lookup) ([]R
 		sample = append(sample, b.queries[i*31], b.queries[eachQuery+i*31])
 	}
 	say("brute force for %d queries", len(sample))
-	_, exact, err := b.brute(sample)
+	exact, err := b.brute(sample)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +204,10 @@ func (e *env) searchMilvus(ctx context.Context, s *milvus.Store, b *lookup) ([]R
 			for i := range queries {
 				queries[i] = b.queries[(round*311+i*7)%len(b.queries)]
 			}
-			t, err := searchOurs(ctx, s, queries, clients)
+			t, err := bare.Each(len(queries), clients, func(i int) error {
+				_, err := s.Search(ctx, retrievalName, store.Query{Vectors: []imagebind.Embedding{queries[i]}, K: 10})
+				return err
+			})
 			if err != nil {
 				return out, err
 			}
@@ -222,24 +224,4 @@ func (e *env) searchMilvus(ctx context.Context, s *milvus.Store, b *lookup) ([]R
 			Note: fmt.Sprintf("p95 %s and %s, p99 %s and %s; %.0f and %.0f searches/s", number(ms(last.P95)), number(ms(first.P95)), number(ms(last.P99)), number(ms(first.P99)), last.PerSecond, first.PerSecond)})
 	}
 	return out, nil
-}
-
-func searchOurs(ctx context.Context, s *milvus.Store, queries [][]float32, clients int) (bare.Times, error) {
-	took := make([]float64, len(queries))
-	errs := make([]error, clients)
-	var wg sync.WaitGroup
-	start := time.Now()
-	for w := range clients {
-		wg.Go(func() {
-			for i := w; i < len(queries) && errs[w] == nil; i += clients {
-				began := time.Now()
-				_, errs[w] = s.Search(ctx, retrievalName, store.Query{Vectors: []imagebind.Embedding{queries[i]}, K: 10})
-				took[i] = float64(time.Since(began))
-			}
-		})
-	}
-	wg.Wait()
-	all := time.Since(start)
-	at := func(q float64) time.Duration { return time.Duration(Quantile(took, q)) }
-	return bare.Times{P50: at(0.5), P95: at(0.95), P99: at(0.99), PerSecond: float64(len(queries)) / all.Seconds()}, errors.Join(errs...)
 }

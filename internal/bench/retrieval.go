@@ -223,11 +223,11 @@ func dirSize(dir string) (n int64) {
 	return n
 }
 
-// brute is the ids of the 10 best of every row for each of the queries, by float64.
-func (b *lookup) brute(queries []imagebind.Embedding) ([][]int, [][]imagebind.Neighbour, error) {
+// brute is the 10 best of all rows for each of the queries, by float64.
+func (b *lookup) brute(queries []imagebind.Embedding) ([][]imagebind.Neighbour, error) {
 	f, err := npy.Open(b.features)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
 	t := f.Tensors()[0]
@@ -238,7 +238,7 @@ func (b *lookup) brute(queries []imagebind.Embedding) ([][]int, [][]imagebind.Ne
 	for at := 0; at < n; at += block {
 		count := min(block, n-at)
 		if err := t.Read(rows[:count*dim], at*dim); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		var wg sync.WaitGroup
 		workers := runtime.GOMAXPROCS(0)
@@ -266,14 +266,7 @@ func (b *lookup) brute(queries []imagebind.Embedding) ([][]int, [][]imagebind.Ne
 		}
 		wg.Wait()
 	}
-	ids := make([][]int, len(queries))
-	for i, list := range best {
-		for _, nb := range list {
-			id, _ := strconv.Atoi(nb.ID)
-			ids[i] = append(ids[i], id)
-		}
-	}
-	return ids, best, nil
+	return best, nil
 }
 
 // quality holds what is found, and what enhancement makes of it, to brute force.
@@ -283,7 +276,7 @@ func (b *lookup) quality(ctx context.Context) ([]Result, error) {
 		queries = append(queries, b.queries[i*31], b.queries[eachQuery+i*31])
 	}
 	say("brute force for %d queries", len(queries))
-	_, exact, err := b.brute(queries)
+	exact, err := b.brute(queries)
 	if err != nil {
 		return nil, err
 	}

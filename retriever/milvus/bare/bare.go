@@ -5,6 +5,7 @@ package bare
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -107,7 +108,31 @@ func (n numbers) AddRangeFilter(float64) {}
 type Times struct {
 	P50, P95, P99 time.Duration
 	PerSecond     float64
-	Hits          [][]string // ids of each query's neighbours, best first
+}
+
+// Each times n calls of do, made by so many clients at once, each after its last.
+func Each(n, clients int, do func(i int) error) (Times, error) {
+	took := make([]time.Duration, n)
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for w := range clients {
+		wg.Go(func() {
+			for i := w; i < n && errs[w] == nil; i += clients {
+				began := time.Now()
+				errs[w] = do(i)
+				took[i] = time.Since(began)
+			}
+		})
+	}
+	wg.Wait()
+	all := time.Since(start)
+	if err := errors.Join(errs...); err != nil || n == 0 {
+		return Times{}, err
+	}
+	slices.Sort(took)
+	at := func(q float64) time.Duration { return took[min(n-1, int(q*float64(n)))] }
+	return Times{at(0.5), at(0.95), at(0.99), float64(n) / all.Seconds()}, nil
 }
 
 // Search asks for the k nearest to each query [dim] by inner product, one a
@@ -118,50 +143,24 @@ func Search(ctx context.Context, addr, name string, queries [][]float32, k, clie
 		return Times{}, err
 	}
 	defer c.Close()
-	took := make([]time.Duration, len(queries))
-	t := Times{Hits: make([][]string, len(queries))}
-	errs := make([]error, clients)
-	var wg sync.WaitGroup
-	start := time.Now()
-	for w := range clients {
-		wg.Go(func() {
-			for i := w; i < len(queries) && errs[w] == nil; i += clients {
-				began := time.Now()
-				t.Hits[i], errs[w] = one(ctx, c, name, queries[i], k, p)
-				took[i] = time.Since(began)
-			}
-		})
-	}
-	wg.Wait()
-	all := time.Since(start)
-	for _, err := range errs {
-		if err != nil {
-			return Times{}, fmt.Errorf("search %s: %w", name, err)
-		}
-	}
-	slices.Sort(took)
-	at := func(q float64) time.Duration { return took[min(len(took)-1, int(q*float64(len(took))))] }
-	if len(took) > 0 {
-		t.P50, t.P95, t.P99, t.PerSecond = at(0.5), at(0.95), at(0.99), float64(len(took))/all.Seconds()
+	t, err := Each(len(queries), clients, func(i int) error { return one(ctx, c, name, queries[i], k, p) })
+	if err != nil {
+		return t, fmt.Errorf("search %s: %w", name, err)
 	}
 	return t, nil
 }
 
-func one(ctx context.Context, c client.Client, name string, q []float32, k int, p Params) ([]string, error) {
+func one(ctx context.Context, c client.Client, name string, q []float32, k int, p Params) error {
 	sp := numbers{}
 	for k, v := range p.Index {
 		sp[k] = v
 	}
 	res, err := c.Search(ctx, name, nil, "", p.Output, []entity.Vector{entity.FloatVector(q)}, "vector", entity.IP, k, sp)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if len(res) != 1 || res[0].Err != nil || res[0].IDs == nil {
-		return nil, fmt.Errorf("an answer of %d lists", len(res))
+	if len(res) != 1 || res[0].Err != nil || res[0].ResultCount == 0 {
+		return fmt.Errorf("an answer of %d lists", len(res))
 	}
-	ids, ok := res[0].IDs.(*entity.ColumnVarChar)
-	if !ok {
-		return nil, fmt.Errorf("ids came as %T", res[0].IDs)
-	}
-	return ids.Data(), nil
+	return nil
 }
