@@ -50,7 +50,7 @@ type options struct {
 
 	Retriever  string   `koanf:"retriever" help:"URL of the retriever"`
 	Key        string   `koanf:"key" secret:"true" help:"bearer key of the retriever"`
-	Collection string   `koanf:"collection" help:"collection to build anew"`
+	Collection string   `koanf:"collection" help:"collection of the retriever"`
 	Path       string   `koanf:"path" help:"features or media, a path under the retriever's --source-root"`
 	Runner     string   `koanf:"runner" help:"URL of a runner that embeds media first, one of the retriever's --runners; empty: the path holds features"`
 	Modality   string   `koanf:"modality" help:"of the media, as depth; empty: the runner finds it by content"`
@@ -245,9 +245,10 @@ or not at all.` + configNote,
 		Command: cobra.Command{
 			Use: "cache", Short: "Rebuild a feature cache on a retriever", Args: cobra.NoArgs,
 			Long: `Start a job on a retriever that builds a collection anew beside the one that
-serves, and follow it; where such a job is under way, follow that. The path is the retriever's, under its --source-root:
-.npy, .parquet, .safetensors, a faiss .index, a folder of such, or media with
---runner: a folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
+serves, and follow it; where such a job is under way, follow that. The path is
+the retriever's, under its --source-root: .npy, .parquet, .safetensors, a faiss
+.index (flat, or HNSW over flat), a folder of such, or media with --runner: a
+folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
 			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
   exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait
   exporter cache --collection motion --path traces --runner http://localhost:8080 --modality imu --param rate=200`,
