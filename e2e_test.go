@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"imagebind-llm/internal/golden"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // A system is the three programs, as a user starts them.

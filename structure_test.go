@@ -21,14 +21,14 @@ type listed struct {
 
 // across are the packages of another program's folder that a program may see.
 var across = map[string][]string{
-	"exporter":  {"runner/bundle", "runner/modality", "runner/ort", "runner/runnerapi", "runner/tokenizer", "runner/prompt", "retriever/retrieverapi"},
+	"exporter":  {"runner/bundle", "runner/modality", "runner/runnerapi", "runner/tokenizer", "runner/prompt", "retriever/retrieverapi"},
 	"runner":    {"retriever/retrieverapi"},
 	"retriever": {},
 }
 
 // homes are the one place of each outside library.
 var homes = []struct{ library, home string }{
-	{"github.com/yalue/onnxruntime_go", "runner/ort"},
+	{"github.com/yalue/onnxruntime_go", "internal/ort"},
 	{"github.com/milvus-io/milvus-sdk-go", "retriever/milvus"},
 	{"github.com/gin-gonic/gin", "*/server"},
 	{"github.com/knadh/koanf", "internal/config"},

@@ -22,8 +22,8 @@ import (
 	"imagebind-llm/exporter/rebuild"
 	"imagebind-llm/exporter/verify"
 	"imagebind-llm/internal/config"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/internal/version"
-	"imagebind-llm/runner/ort"
 )
 
 // options are the keys of configs/exporter.yaml, with their help. A command has

@@ -21,9 +21,9 @@ import (
 
 	"imagebind-llm/internal/config"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/internal/progtest"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 func TestMain(m *testing.M) {

@@ -13,8 +13,8 @@ import (
 	"imagebind-llm/exporter/nn"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // golden data of the reference for a small LLaMA and its adapters, and of the

@@ -15,7 +15,7 @@ import (
 	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/exporter/nn"
 	"imagebind-llm/internal/golden"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 var (

@@ -17,6 +17,7 @@ import (
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/format/torch"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/audio"
 	"imagebind-llm/runner/modality/depth"
@@ -25,7 +26,6 @@ import (
 	"imagebind-llm/runner/modality/text"
 	"imagebind-llm/runner/modality/thermal"
 	"imagebind-llm/runner/modality/vision"
-	"imagebind-llm/runner/ort"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/hashes.json")

@@ -10,9 +10,9 @@ import (
 	"imagebind-llm/exporter/graph"
 	"imagebind-llm/exporter/onnx"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/point"
-	"imagebind-llm/runner/ort"
 )
 
 // pointCases are the golden clouds of an encoder's number of groups, grouped as

@@ -17,7 +17,7 @@ import (
 	imagebind "imagebind-llm"
 	"imagebind-llm/exporter/onnx"
 	"imagebind-llm/internal/golden"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 func save(t testing.TB, g *Graph) string {

@@ -10,8 +10,8 @@ import (
 	"imagebind-llm/exporter/nn"
 	"imagebind-llm/exporter/verify"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // tiny is the folder of the reference's numbers for a small LLaMA and its three

@@ -16,9 +16,9 @@ import (
 	"imagebind-llm/exporter/internal/fake"
 	"imagebind-llm/exporter/verify"
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/modality/all"
-	"imagebind-llm/runner/ort"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/tokenizer"
 )

@@ -12,8 +12,8 @@ import (
 	"imagebind-llm/exporter/onnx"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
-	"imagebind-llm/runner/ort"
-	"imagebind-llm/runner/ort/kernel"
+	"imagebind-llm/internal/ort"
+	"imagebind-llm/internal/ort/kernel"
 )
 
 // both runs a layer on x [N, D] with onnxruntime's own operators and with

@@ -20,7 +20,7 @@ import (
 	"imagebind-llm/exporter/onnx"
 	"imagebind-llm/internal/format"
 	"imagebind-llm/internal/golden"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // random draws a tensor of a normal distribution; the same for the same seed.

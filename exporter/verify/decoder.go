@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // A Decoder runs a decoder graph on B rows with a cache in place, as the

@@ -11,9 +11,9 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format/safetensors"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/modality/point"
-	"imagebind-llm/runner/ort"
 )
 
 // encoders runs each case <encoder>[_what] of the goldens in dir through its graph.

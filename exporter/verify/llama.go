@@ -13,7 +13,7 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format/safetensors"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // A Case is one prompt of the llama-adapter-tiny goldens.

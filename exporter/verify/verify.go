@@ -18,9 +18,9 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format/safetensors"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/modality/point"
-	"imagebind-llm/runner/ort"
 )
 
 // Tolerances: largest absolute differences that are allowed.

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // The bundles that pass, and those that are damaged, are in exporter/model's

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/llama"
-	"imagebind-llm/runner/ort"
 )
 
 // A speed is what a decoder did in a process of its own, tokens/s.

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // A timing is a line that encoderTool and scripts/bench_encoders.py print.

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // An env is what the rows share.

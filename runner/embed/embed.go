@@ -13,9 +13,9 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/modality"
-	"imagebind-llm/runner/ort"
 )
 
 // Options of Open. The zero value works.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"slices"
 
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // buffers are what runs read and write beside the cache. They are made once, or

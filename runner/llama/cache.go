@@ -3,8 +3,8 @@ package llama
 import (
 	"fmt"
 
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // A cache is the keys and values of all rows: for each layer and kind

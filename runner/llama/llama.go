@@ -25,8 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // Options of a Decoder.

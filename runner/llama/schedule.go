@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // schedule runs the graph until the decoder closes. It alone does, and it alone

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/runner/ort"
+	"imagebind-llm/internal/ort"
 )
 
 // A Slot is one sequence's place, from Acquire to Release. It is for one

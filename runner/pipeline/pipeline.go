@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	imagebind "imagebind-llm"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/runner/bundle"
 	"imagebind-llm/runner/constrain"
@@ -30,7 +31,6 @@ import (
 	"imagebind-llm/runner/llama"
 	"imagebind-llm/runner/modality"
 	"imagebind-llm/runner/modality/all"
-	"imagebind-llm/runner/ort"
 	"imagebind-llm/runner/prompt"
 	"imagebind-llm/runner/tokenizer"
 )

@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"imagebind-llm/internal/golden"
+	"imagebind-llm/internal/ort"
 	"imagebind-llm/runner/bundle"
-	"imagebind-llm/runner/ort"
 )
 
 // Args of `exporter model`, from the module's root.

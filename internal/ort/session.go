@@ -15,7 +15,7 @@ import (
 	onnx "github.com/yalue/onnxruntime_go"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/runner/ort/kernel"
+	"imagebind-llm/internal/ort/kernel"
 )
 
 // Options say where and how a session runs.
