@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"unsafe"
 
-	onnx "github.com/yalue/onnxruntime_go"
 	"golang.org/x/sys/unix"
 
 	imagebind "imagebind-llm"
@@ -61,7 +60,7 @@ func (s *Session) deviceArena(n int, name string, id int) (_ *Arena, err error) 
 	a := &Arena{n: n, device: d}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("reserve %d MiB on %s %d (fewer slots or a smaller context take less): %w", n>>20, name, id, err), a.Close())
+			err = errors.Join(fmt.Errorf("reserve %d MiB on %s %d: %w", n>>20, name, id, err), a.Close())
 		}
 	}()
 	if d.memory, err = describeMemory(name, id); err != nil {
@@ -84,18 +83,26 @@ func (s *Session) deviceArena(n int, name string, id int) (_ *Arena, err error) 
 func (a *Arena) zero() error {
 	block := make([]uint8, min(16<<20, a.n))
 	for at := 0; at < a.n; at += len(block) {
-		n := min(len(block), a.n-at)
-		src, err := over(block[:n], "uint8", []int{n})
-		if err != nil {
-			return err
-		}
-		err = a.copyTo(at, src)
-		Destroy(src)
-		if err != nil {
+		if err := a.Write(at, block[:min(len(block), a.n-at)]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Write copies bytes of the host's to offset.
+func (a *Arena) Write(offset int, b []byte) error {
+	a.inside("write", offset, len(b))
+	if a.device == nil {
+		copy(a.mem[offset:], b)
+		return nil
+	}
+	src, err := over(b, "uint8", []int{len(b)})
+	if err != nil {
+		return err
+	}
+	defer Destroy(src)
+	return a.copyTo(offset, src)
 }
 
 // View makes a value of a type ("float32", "float16") over the arena's bytes
@@ -186,9 +193,7 @@ func (a *Arena) Close() error {
 // CopyTensors of its C interface knows only devices whose provider was
 // registered as a plug-in.
 func openCopier(o Options) (*Session, error) {
-	return open("copy", o, func(so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
-		return onnx.NewDynamicAdvancedSessionWithONNXData(copyModel, nil, nil, so)
-	})
+	return OpenModel("copy", copyModel, o)
 }
 
 // copyModel is a ModelProto (onnx.proto): IR version 8, opset 17, one node.

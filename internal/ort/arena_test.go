@@ -69,7 +69,10 @@ func TestArena(t *testing.T) {
 			if err := a.Copy(n-8, 8, 8); err != nil {
 				t.Fatal(err)
 			}
-			for i, want := range map[Value][]float32{sum: {3, 6}, last: {3, 6}, view(0): {0, 0}, view(16): {0, 0}, view(n - 16): {0, 0}} {
+			if err := a.Write(24, []byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0x40}); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range map[Value][]float32{sum: {3, 6}, last: {3, 6}, view(0): {0, 0}, view(16): {0, 0}, view(24): {1, 2}, view(32): {0, 0}, view(n - 16): {0, 0}} {
 				if got := read(t, i); !reflect.DeepEqual(got, want) {
 					t.Errorf("a view holds %v, want %v", got, want)
 				}
@@ -120,13 +123,13 @@ func TestArenaBounds(t *testing.T) {
 	}
 }
 
-// TestArenaErrors: memory that is not there is said with what would help.
+// TestArenaErrors: memory that is not there is said with how much was wanted, and where.
 func TestArenaErrors(t *testing.T) {
 	s := openAdd(t)
 	if _, err := s.deviceArena(64, "Cuda", 0); err == nil || !strings.Contains(err.Error(), "on Cuda 0") {
 		t.Errorf("a device that the session has not: %v", err)
 	}
-	if _, err := s.deviceArena(1<<60, "Cpu", 0); err == nil || !strings.Contains(err.Error(), "fewer slots") {
+	if _, err := s.deviceArena(1<<60, "Cpu", 0); err == nil || !strings.Contains(err.Error(), "reserve") {
 		t.Errorf("too much: %v", err)
 	}
 	if _, err := NewArena(1 << 60); err == nil || !strings.Contains(err.Error(), "MiB") {

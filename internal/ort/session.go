@@ -83,6 +83,14 @@ func Open(path string, o Options) (*Session, error) {
 	return s, nil
 }
 
+// OpenModel opens a graph that is in memory whole, by a name for messages. Its
+// operators are onnxruntime's.
+func OpenModel(name string, model []byte, o Options) (*Session, error) {
+	return open(name, o, func(so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
+		return onnx.NewDynamicAdvancedSessionWithONNXData(model, nil, nil, so)
+	})
+}
+
 // swapped returns the graph at path with package kernel's operators in place of
 // onnxruntime's, and how many, and makes so ready for it. Where there are none
 // it returns nil.

@@ -61,7 +61,7 @@ func newTensor(memory handle, data unsafe.Pointer, at uintptr, bytes int, typ st
 }
 
 // over makes a value over Go's memory.
-func over[T float32 | int64 | int32 | uint8](data []T, typ string, shape []int) (Value, error) {
+func over[T float32 | int64 | int32 | uint16 | uint8](data []T, typ string, shape []int) (Value, error) {
 	memory, err := hostMemory()
 	if err != nil {
 		return nil, err
@@ -82,6 +82,9 @@ func Int64s(data []int64, shape ...int) (Value, error) { return over(data, "int6
 
 // Int32s makes a value over data, which stays the caller's.
 func Int32s(data []int32, shape ...int) (Value, error) { return over(data, "int32", shape) }
+
+// Halfs makes a value of float16 over data, their bits, which stays the caller's.
+func Halfs(data []uint16, shape ...int) (Value, error) { return over(data, "float16", shape) }
 
 // A Scalar is an int32 value of rank 0.
 type Scalar struct {

@@ -23,7 +23,7 @@ func newCache(s *ort.Session, cfg bundle.Decoder, slots, context int) (cache, er
 	}
 	var err error
 	if c.arena, err = s.NewArena(c.bytes()); err != nil {
-		return c, fmt.Errorf("KV cache: %w", err)
+		return c, fmt.Errorf("KV cache (fewer slots or a smaller context take less): %w", err)
 	}
 	return c, nil
 }
