@@ -18,7 +18,7 @@ require (
 	github.com/knadh/koanf/v2 v2.4.1
 	github.com/mewkiz/flac v1.0.14
 	github.com/milvus-io/milvus-sdk-go/v2 v2.4.2
-	github.com/mmcloughlin/avo v0.5.0
+	github.com/mmcloughlin/avo v0.6.0
 	github.com/parquet-go/parquet-go v0.32.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3

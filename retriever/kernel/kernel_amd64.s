@@ -354,6 +354,149 @@ loop:
 	VZEROUPPER
 	RET
 
+// func vnni_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_3x3(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), DI
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+
+loop:
+	VMOVDQU16     (CX), Z9
+	VMOVDQU16     (CX)(SI*1), Z10
+	VMOVDQU16     (CX)(DI*1), Z11
+	VPMOVSXBW     (AX), Z12
+	VPDPWSSD      Z9, Z12, Z0
+	VPDPWSSD      Z10, Z12, Z1
+	VPDPWSSD      Z11, Z12, Z2
+	VPMOVSXBW     (AX)(DX*1), Z12
+	VPDPWSSD      Z9, Z12, Z3
+	VPDPWSSD      Z10, Z12, Z4
+	VPDPWSSD      Z11, Z12, Z5
+	VPMOVSXBW     (AX)(SI*1), Z12
+	VPDPWSSD      Z9, Z12, Z6
+	VPDPWSSD      Z10, Z12, Z7
+	VPDPWSSD      Z11, Z12, Z8
+	VMOVDQU16     64(CX), Z9
+	VMOVDQU16     64(CX)(SI*1), Z10
+	VMOVDQU16     64(CX)(DI*1), Z11
+	VPMOVSXBW     32(AX), Z12
+	VPDPWSSD      Z9, Z12, Z0
+	VPDPWSSD      Z10, Z12, Z1
+	VPDPWSSD      Z11, Z12, Z2
+	VPMOVSXBW     32(AX)(DX*1), Z12
+	VPDPWSSD      Z9, Z12, Z3
+	VPDPWSSD      Z10, Z12, Z4
+	VPDPWSSD      Z11, Z12, Z5
+	VPMOVSXBW     32(AX)(SI*1), Z12
+	VPDPWSSD      Z9, Z12, Z6
+	VPDPWSSD      Z10, Z12, Z7
+	VPDPWSSD      Z11, Z12, Z8
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y9
+	VPADDD        Y9, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X9
+	VPADDD        X9, X0, X0
+	VPSHUFD       $0x4e, X0, X9
+	VPADDD        X9, X0, X0
+	VPSHUFD       $0xb1, X0, X9
+	VPADDD        X9, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, 8(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, (AX)
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPADDD        Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0xb1, X4, X0
+	VPADDD        X0, X4, X4
+	VMOVD         X4, 4(AX)
+	VEXTRACTI64X4 $0x01, Z5, Y0
+	VPADDD        Y0, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0x4e, X5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0xb1, X5, X0
+	VPADDD        X0, X5, X5
+	VMOVD         X5, 8(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z6, Y0
+	VPADDD        Y0, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0x4e, X6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0xb1, X6, X0
+	VPADDD        X0, X6, X6
+	VMOVD         X6, (AX)
+	VEXTRACTI64X4 $0x01, Z7, Y0
+	VPADDD        Y0, Y7, Y7
+	VEXTRACTI128  $0x01, Y7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0x4e, X7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0xb1, X7, X0
+	VPADDD        X0, X7, X7
+	VMOVD         X7, 4(AX)
+	VEXTRACTI64X4 $0x01, Z8, Y0
+	VPADDD        Y0, Y8, Y8
+	VEXTRACTI128  $0x01, Y8, X0
+	VPADDD        X0, X8, X8
+	VPSHUFD       $0x4e, X8, X0
+	VPADDD        X0, X8, X8
+	VPSHUFD       $0xb1, X8, X0
+	VPADDD        X0, X8, X8
+	VMOVD         X8, 8(AX)
+	VZEROUPPER
+	RET
+
 // func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 // Requires: AVX, AVX2
 TEXT ·avx2_codes_4x2(SB), NOSPLIT, $0-48
@@ -678,6 +821,138 @@ loop:
 	VZEROUPPER
 	RET
 
+// func vnni_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_4x2(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop:
+	VMOVDQU16     (CX), Z8
+	VMOVDQU16     (CX)(SI*1), Z9
+	VPMOVSXBW     (AX), Z10
+	VPDPWSSD      Z8, Z10, Z0
+	VPDPWSSD      Z9, Z10, Z1
+	VPMOVSXBW     (AX)(DX*1), Z10
+	VPDPWSSD      Z8, Z10, Z2
+	VPDPWSSD      Z9, Z10, Z3
+	VPMOVSXBW     (AX)(SI*1), Z10
+	VPDPWSSD      Z8, Z10, Z4
+	VPDPWSSD      Z9, Z10, Z5
+	VPMOVSXBW     (AX)(DI*1), Z10
+	VPDPWSSD      Z8, Z10, Z6
+	VPDPWSSD      Z9, Z10, Z7
+	VMOVDQU16     64(CX), Z8
+	VMOVDQU16     64(CX)(SI*1), Z9
+	VPMOVSXBW     32(AX), Z10
+	VPDPWSSD      Z8, Z10, Z0
+	VPDPWSSD      Z9, Z10, Z1
+	VPMOVSXBW     32(AX)(DX*1), Z10
+	VPDPWSSD      Z8, Z10, Z2
+	VPDPWSSD      Z9, Z10, Z3
+	VPMOVSXBW     32(AX)(SI*1), Z10
+	VPDPWSSD      Z8, Z10, Z4
+	VPDPWSSD      Z9, Z10, Z5
+	VPMOVSXBW     32(AX)(DI*1), Z10
+	VPDPWSSD      Z8, Z10, Z6
+	VPDPWSSD      Z9, Z10, Z7
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y8
+	VPADDD        Y8, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0x4e, X0, X8
+	VPADDD        X8, X0, X0
+	VPSHUFD       $0xb1, X0, X8
+	VPADDD        X8, X0, X0
+	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z4, Y0
+	VPADDD        Y0, Y4, Y4
+	VEXTRACTI128  $0x01, Y4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0x4e, X4, X0
+	VPADDD        X0, X4, X4
+	VPSHUFD       $0xb1, X4, X0
+	VPADDD        X0, X4, X4
+	VMOVD         X4, (AX)
+	VEXTRACTI64X4 $0x01, Z5, Y0
+	VPADDD        Y0, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0x4e, X5, X0
+	VPADDD        X0, X5, X5
+	VPSHUFD       $0xb1, X5, X0
+	VPADDD        X0, X5, X5
+	VMOVD         X5, 4(AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z6, Y0
+	VPADDD        Y0, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0x4e, X6, X0
+	VPADDD        X0, X6, X6
+	VPSHUFD       $0xb1, X6, X0
+	VPADDD        X0, X6, X6
+	VMOVD         X6, (AX)
+	VEXTRACTI64X4 $0x01, Z7, Y0
+	VPADDD        Y0, Y7, Y7
+	VEXTRACTI128  $0x01, Y7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0x4e, X7, X0
+	VPADDD        X0, X7, X7
+	VPSHUFD       $0xb1, X7, X0
+	VPADDD        X0, X7, X7
+	VMOVD         X7, 4(AX)
+	VZEROUPPER
+	RET
+
 // func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 // Requires: AVX, AVX2
 TEXT ·avx2_codes_4x1(SB), NOSPLIT, $0-48
@@ -876,6 +1151,88 @@ loop:
 	VZEROUPPER
 	RET
 
+// func vnni_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_4x1(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DI
+	LEAQ   (SI)(SI*1), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop:
+	VMOVDQU16     (CX), Z4
+	VPMOVSXBW     (AX), Z5
+	VPDPWSSD      Z4, Z5, Z0
+	VPMOVSXBW     (AX)(DX*1), Z5
+	VPDPWSSD      Z4, Z5, Z1
+	VPMOVSXBW     (AX)(SI*1), Z5
+	VPDPWSSD      Z4, Z5, Z2
+	VPMOVSXBW     (AX)(DI*1), Z5
+	VPDPWSSD      Z4, Z5, Z3
+	VMOVDQU16     64(CX), Z4
+	VPMOVSXBW     32(AX), Z5
+	VPDPWSSD      Z4, Z5, Z0
+	VPMOVSXBW     32(AX)(DX*1), Z5
+	VPDPWSSD      Z4, Z5, Z1
+	VPMOVSXBW     32(AX)(SI*1), Z5
+	VPDPWSSD      Z4, Z5, Z2
+	VPMOVSXBW     32(AX)(DI*1), Z5
+	VPDPWSSD      Z4, Z5, Z3
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y4
+	VPADDD        Y4, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0x4e, X0, X4
+	VPADDD        X4, X0, X0
+	VPSHUFD       $0xb1, X0, X4
+	VPADDD        X4, X0, X0
+	VMOVD         X0, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, (AX)
+	ADDQ          CX, AX
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDD        Y0, Y3, Y3
+	VEXTRACTI128  $0x01, Y3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0x4e, X3, X0
+	VPADDD        X0, X3, X3
+	VPSHUFD       $0xb1, X3, X0
+	VPADDD        X0, X3, X3
+	VMOVD         X3, (AX)
+	VZEROUPPER
+	RET
+
 // func avx2_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 // Requires: AVX, AVX2
 TEXT ·avx2_codes_1x1(SB), NOSPLIT, $0-48
@@ -948,6 +1305,45 @@ loop:
 	JNZ           loop
 	MOVQ          dst+0(FP), AX
 	MOVQ          dstStride+8(FP), CX
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X1, X0, X0
+	VPSHUFD       $0x4e, X0, X1
+	VPADDD        X1, X0, X0
+	VPSHUFD       $0xb1, X0, X1
+	VPADDD        X1, X0, X0
+	VMOVD         X0, (AX)
+	VZEROUPPER
+	RET
+
+// func vnni_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_1x1(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DX
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop:
+	VMOVDQU16     (CX), Z2
+	VPMOVSXBW     (AX), Z3
+	VPDPWSSD      Z2, Z3, Z0
+	VMOVDQU16     64(CX), Z2
+	VPMOVSXBW     32(AX), Z3
+	VPDPWSSD      Z2, Z3, Z1
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VPADDD        Z1, Z0, Z0
 	VEXTRACTI64X4 $0x01, Z0, Y1
 	VPADDD        Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
@@ -1068,6 +1464,61 @@ loop:
 	VPSHUFD       $0xb1, X0, X2
 	VPADDD        X2, X0, X0
 	VMOVD         X0, (AX)
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VZEROUPPER
+	RET
+
+// func vnni_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_1x2(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DX
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop:
+	VMOVDQU16     (CX), Z4
+	VMOVDQU16     (CX)(SI*1), Z5
+	VPMOVSXBW     (AX), Z6
+	VPDPWSSD      Z4, Z6, Z0
+	VPDPWSSD      Z5, Z6, Z1
+	VMOVDQU16     64(CX), Z4
+	VMOVDQU16     64(CX)(SI*1), Z5
+	VPMOVSXBW     32(AX), Z6
+	VPDPWSSD      Z4, Z6, Z2
+	VPDPWSSD      Z5, Z6, Z3
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y2
+	VPADDD        Y2, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X2
+	VPADDD        X2, X0, X0
+	VPSHUFD       $0x4e, X0, X2
+	VPADDD        X2, X0, X0
+	VPSHUFD       $0xb1, X0, X2
+	VPADDD        X2, X0, X0
+	VMOVD         X0, (AX)
+	VPADDD        Z3, Z1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPADDD        Y0, Y1, Y1
 	VEXTRACTI128  $0x01, Y1, X0
@@ -1224,6 +1675,77 @@ loop:
 	VPSHUFD       $0xb1, X1, X0
 	VPADDD        X0, X1, X1
 	VMOVD         X1, 4(AX)
+	VEXTRACTI64X4 $0x01, Z2, Y0
+	VPADDD        Y0, Y2, Y2
+	VEXTRACTI128  $0x01, Y2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPADDD        X0, X2, X2
+	VPSHUFD       $0xb1, X2, X0
+	VPADDD        X0, X2, X2
+	VMOVD         X2, 8(AX)
+	VZEROUPPER
+	RET
+
+// func vnni_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+TEXT ·vnni_codes_1x3(SB), NOSPLIT, $0-48
+	MOVQ   rows+16(FP), AX
+	MOVQ   queries+24(FP), CX
+	MOVQ   stride+32(FP), DX
+	MOVQ   n+40(FP), BX
+	LEAQ   (DX)(DX*1), SI
+	LEAQ   (DX)(DX*2), DX
+	LEAQ   (SI)(SI*1), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+loop:
+	VMOVDQU16     (CX), Z6
+	VMOVDQU16     (CX)(SI*1), Z7
+	VMOVDQU16     (CX)(DX*1), Z8
+	VPMOVSXBW     (AX), Z9
+	VPDPWSSD      Z6, Z9, Z0
+	VPDPWSSD      Z7, Z9, Z1
+	VPDPWSSD      Z8, Z9, Z2
+	VMOVDQU16     64(CX), Z6
+	VMOVDQU16     64(CX)(SI*1), Z7
+	VMOVDQU16     64(CX)(DX*1), Z8
+	VPMOVSXBW     32(AX), Z9
+	VPDPWSSD      Z6, Z9, Z3
+	VPDPWSSD      Z7, Z9, Z4
+	VPDPWSSD      Z8, Z9, Z5
+	ADDQ          $0x40, AX
+	ADDQ          $0x80, CX
+	SUBQ          $0x40, BX
+	JNZ           loop
+	MOVQ          dst+0(FP), AX
+	MOVQ          dstStride+8(FP), CX
+	VPADDD        Z3, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y3
+	VPADDD        Y3, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X3
+	VPADDD        X3, X0, X0
+	VPSHUFD       $0x4e, X0, X3
+	VPADDD        X3, X0, X0
+	VPSHUFD       $0xb1, X0, X3
+	VPADDD        X3, X0, X0
+	VMOVD         X0, (AX)
+	VPADDD        Z4, Z1, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, 4(AX)
+	VPADDD        Z5, Z2, Z2
 	VEXTRACTI64X4 $0x01, Z2, Y0
 	VPADDD        Y0, Y2, Y2
 	VEXTRACTI128  $0x01, Y2, X0

@@ -12,6 +12,11 @@ func avx2_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //go:noescape
 func avx512_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
+// vnni_codes_3x3 is the inner products of 3 rows with 3 queries.
+//
+//go:noescape
+func vnni_codes_3x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
 // avx2_codes_4x2 is the inner products of 4 rows with 2 queries.
 //
 //go:noescape
@@ -21,6 +26,11 @@ func avx2_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //
 //go:noescape
 func avx512_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// vnni_codes_4x2 is the inner products of 4 rows with 2 queries.
+//
+//go:noescape
+func vnni_codes_4x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
 // avx2_codes_4x1 is the inner products of 4 rows with 1 queries.
 //
@@ -32,6 +42,11 @@ func avx2_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //go:noescape
 func avx512_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
+// vnni_codes_4x1 is the inner products of 4 rows with 1 queries.
+//
+//go:noescape
+func vnni_codes_4x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
 // avx2_codes_1x1 is the inner products of 1 rows with 1 queries.
 //
 //go:noescape
@@ -41,6 +56,11 @@ func avx2_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //
 //go:noescape
 func avx512_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// vnni_codes_1x1 is the inner products of 1 rows with 1 queries.
+//
+//go:noescape
+func vnni_codes_1x1(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
 // avx2_codes_1x2 is the inner products of 1 rows with 2 queries.
 //
@@ -52,6 +72,11 @@ func avx2_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //go:noescape
 func avx512_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
+// vnni_codes_1x2 is the inner products of 1 rows with 2 queries.
+//
+//go:noescape
+func vnni_codes_1x2(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
 // avx2_codes_1x3 is the inner products of 1 rows with 3 queries.
 //
 //go:noescape
@@ -61,6 +86,11 @@ func avx2_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //
 //go:noescape
 func avx512_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
+
+// vnni_codes_1x3 is the inner products of 1 rows with 3 queries.
+//
+//go:noescape
+func vnni_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)
 
 // prefetch asks for lines of 64 bytes, at least one.
 //

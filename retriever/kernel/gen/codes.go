@@ -15,14 +15,24 @@ var codeTiles = []struct{ r, q int }{
 	{1, 1}, {1, 2}, {1, 3},
 }
 
+// An isa is what a tile's instructions are of.
+type isa int
+
+const (
+	avx2   isa = iota
+	avx512     // F and BW
+	vnni       // these and VNNI
+)
+
 // codeTile writes func name(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int):
 // dst[r][q] = Σ rows[r][i]·queries[q][i], i < n. dstStride is in bytes; rows
 // are stride bytes apart and queries 2·stride; n is a multiple of 64.
 //
 // Bytes become words in a register, words are multiplied and added in pairs
-// into int32. (VNNI's VPDPWSSD would do the last two at once; avo 0.5 does not
-// have it.)
-func codeTile(name string, r, q int, wide bool) {
+// into int32: with VNNI by one instruction, which does not saturate. It takes
+// longer than an addition, so a single row has two sums for each query.
+func codeTile(name string, r, q int, on isa) {
+	wide := on != avx2
 	TEXT(name, NOSPLIT, "func(dst *int32, dstStride uintptr, rows *int8, queries *int16, stride uintptr, n int)")
 	Pragma("noescape")
 	Doc(fmt.Sprintf("%s is the inner products of %d rows with %d queries.", name, r, q))
@@ -47,21 +57,23 @@ func codeTile(name string, r, q int, wide bool) {
 		return [3]Mem{{Base: queries, Disp: disp}, {Base: queries, Index: stride2, Scale: 1, Disp: disp},
 			{Base: queries, Index: stride4, Scale: 1, Disp: disp}}[i]
 	}
-	sums := make([][]reg.VecVirtual, r)
+	parts := 1
+	if on == vnni && r == 1 {
+		parts = 2
+	}
+	sums := make([]reg.VecVirtual, parts*r*q)
 	for i := range sums {
-		sums[i] = make([]reg.VecVirtual, q)
-		for j := range sums[i] {
-			sums[i][j] = vector()
-			if wide {
-				VPXORD(sums[i][j], sums[i][j], sums[i][j])
-			} else {
-				VPXOR(sums[i][j], sums[i][j], sums[i][j])
-			}
+		sums[i] = vector()
+		if wide {
+			VPXORD(sums[i], sums[i], sums[i])
+		} else {
+			VPXOR(sums[i], sums[i], sums[i])
 		}
 	}
 	Label("loop")
 	const step = 64
 	for at := 0; at < step; at += width {
+		sums := sums[at/width%parts*r*q:]
 		held := make([]reg.VecVirtual, q)
 		for j := range held {
 			held[j] = vector()
@@ -75,12 +87,16 @@ func codeTile(name string, r, q int, wide bool) {
 			v := vector()
 			VPMOVSXBW(rowAt(i, at), v)
 			for j := range q {
+				if on == vnni {
+					VPDPWSSD(held[j], v, sums[i*q+j])
+					continue
+				}
 				product := v // the last one needs the row no more
 				if j < q-1 {
 					product = vector()
 				}
 				VPMADDWD(held[j], v, product)
-				VPADDD(product, sums[i][j], sums[i][j])
+				VPADDD(product, sums[i*q+j], sums[i*q+j])
 			}
 		}
 	}
@@ -93,7 +109,10 @@ func codeTile(name string, r, q int, wide bool) {
 	dstStride := Load(Param("dstStride"), GP64())
 	for i := range r {
 		for j := range q {
-			x := foldInts(sums[i][j], wide)
+			if parts == 2 {
+				VPADDD(sums[r*q+j], sums[j], sums[j])
+			}
+			x := foldInts(sums[i*q+j], wide)
 			VMOVD(x, Mem{Base: dst, Disp: 4 * j})
 		}
 		if i+1 < r {
