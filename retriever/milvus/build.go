@@ -56,7 +56,7 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 				return nil, s.fail(ctx, "count "+g.physical(), err)
 			}
 			if err != nil { // a collection is counted only when loaded
-				if err := s.index(ctx, c, g); err != nil {
+				if err := s.index(ctx, c, g, sealFrom); err != nil {
 					return nil, s.fail(ctx, "load "+g.physical(), err)
 				}
 				if n, err = s.count(ctx, c, g.physical(), entity.ClStrong); err != nil {
@@ -118,7 +118,7 @@ func (b *builder) prepare(ctx context.Context) error {
 	if b.indexed {
 		return nil
 	}
-	if err := b.s.index(ctx, b.c, b.g); err != nil {
+	if err := b.s.index(ctx, b.c, b.g, b.rows); err != nil {
 		return b.s.fail(ctx, "index "+b.g.physical(), err)
 	}
 	b.indexed = true

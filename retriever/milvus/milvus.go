@@ -227,7 +227,7 @@ func (s *Store) conn(ctx context.Context) (client.Client, error) {
 	defer cancel()
 	c, err := client.NewClient(try, client.Config{
 		Address: s.o.Address, Username: s.o.Username, Password: s.o.Password, DBName: s.o.Database,
-		DialOptions: client.DefaultGrpcOpts, // absent, the SDK takes these; named, because setting others would replace them
+		DialOptions: dialOptions(), RetryRateLimit: rateLimit,
 	})
 	if err != nil {
 		return nil, s.fail(ctx, "connect", err)
@@ -361,7 +361,7 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 		return store.Info{}, s.fail(ctx, "create "+r.physical(), err)
 	}
 	g := s.generation(r)
-	if err = s.index(ctx, c, g); err == nil {
+	if err = s.index(ctx, c, g, 0); err == nil {
 		err = s.swap(ctx, c, g)
 	}
 	if err != nil {

@@ -22,9 +22,13 @@ const (
 	maxBatchRows  = 4000     // rows of one write; more is not faster
 	maxBatchBytes = 16 << 20 // of vectors in one write; messages over 64 MiB are refused, after 22 s of retries
 	maxAnswer     = 32 << 20 // bytes of vectors in one answer; Milvus sends at most 64 MiB
-	// spare hits over k are asked for and scored here, so that ties and
-	// near-ties at the k-th place fall as the exact similarities say.
-	spare = 16
+	// spare hits over k are asked for and scored here, so that near-ties at the
+	// k-th place fall as the exact similarities say; many where these are too few
+	// to tell. Each costs 4·dim bytes.
+	spare, many = 2, 32
+	// rounding of a similarity in the server, of a query of length 1: fp32 sums of
+	// some thousand products.
+	rounding = 2e-6
 )
 
 // check returns an Invalid error for a row that must not reach the server:
@@ -260,7 +264,6 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 	if q.K < 1 || q.K > imagebind.MaxNeighbours {
 		return nil, imagebind.Errorf(imagebind.Invalid, "k is %d; it is 1 to %d", q.K, imagebind.MaxNeighbours)
 	}
-	vectors := make([]entity.Vector, len(q.Vectors))
 	for i, v := range q.Vectors {
 		if len(v) != r.Dim {
 			return nil, imagebind.Errorf(imagebind.Invalid, "query %d has %d values; the collection's dim is %d", i, len(v), r.Dim)
@@ -268,53 +271,79 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 		if !v.Finite() { // Milvus would answer no rows and no error
 			return nil, imagebind.Errorf(imagebind.Invalid, "query %d holds NaN or infinity", i)
 		}
-		vectors[i] = entity.FloatVector(v)
 	}
 	expr, err := filter(q.Filter)
 	if err != nil {
 		return nil, err
 	}
-	k := q.K + spare
-	size := maxAnswer / (k * 4 * r.Dim)
-	if size == 0 {
-		if size, k = 1, q.K; k*4*r.Dim > maxAnswer {
-			return nil, imagebind.Errorf(imagebind.TooLarge, "k = %d vectors of %d values do not fit in one of Milvus' messages; k can be %d at most", q.K, r.Dim, maxAnswer/(4*r.Dim))
-		}
+	if q.K*4*r.Dim > maxAnswer {
+		return nil, imagebind.Errorf(imagebind.TooLarge, "k = %d vectors of %d values do not fit in one of Milvus' messages; k can be %d at most", q.K, r.Dim, maxAnswer/(4*r.Dim))
 	}
-	out := make([][]imagebind.Neighbour, 0, len(vectors))
-	for at := 0; at < len(vectors); at += size {
-		batch := vectors[at:min(at+size, len(vectors))]
-		sp, err := s.o.searchParam(g.indexed(), k, all)
+	out := make([][]imagebind.Neighbour, len(q.Vectors))
+	every := make([]int, len(out))
+	for i := range every {
+		every[i] = i
+	}
+	doubtful, err := s.ask(ctx, c, g, q, expr, all, spare, every, out)
+	if err == nil && len(doubtful) > 0 {
+		_, err = s.ask(ctx, c, g, q, expr, all, many, doubtful, out)
+	}
+	return out, err
+}
+
+// ask writes the best K of K + extra hits for each of q's vectors in the list to
+// out. It returns those where rows that were not among the hits may be as near as the last.
+func (s *Store) ask(ctx context.Context, c client.Client, g *generation, q store.Query, expr string, all bool, extra int, list []int, out [][]imagebind.Neighbour) (doubtful []int, err error) {
+	size := maxAnswer / ((q.K + extra) * 4 * g.Dim)
+	if size == 0 {
+		size, extra = 1, 0
+	}
+	for batch := range slices.Chunk(list, size) {
+		vectors := make([]entity.Vector, len(batch))
+		for i, at := range batch {
+			vectors[i] = entity.FloatVector(q.Vectors[at])
+		}
+		sp, err := s.o.searchParam(g.indexed(), q.K+extra, all)
 		if err != nil {
 			return nil, err
 		}
 		try, cancel := s.call(ctx)
-		res, err := c.Search(try, r.physical(), nil, expr, outputs, batch, fieldVector, entity.IP, k, sp,
+		res, err := c.Search(try, g.physical(), nil, expr, outputs, vectors, fieldVector, entity.IP, q.K+extra, sp,
 			client.WithSearchQueryConsistencyLevel(g.level()))
 		cancel()
 		if err != nil {
-			return nil, s.fail(ctx, "search "+r.physical(), err)
+			return nil, s.fail(ctx, "search "+g.physical(), err)
 		}
 		if len(res) != len(batch) {
 			return nil, imagebind.Errorf(imagebind.Unavailable, "milvus answered %d lists for %d queries", len(res), len(batch))
 		}
-		for i := range res {
-			list, err := neighbours(&res[i], q.Vectors[at+i], q.K)
+		for i, at := range batch {
+			hits, err := readHits(&res[i], q.Vectors[at])
 			if err != nil {
-				return nil, s.fail(ctx, "read the answer of "+r.physical(), err)
+				return nil, s.fail(ctx, "read the answer of "+g.physical(), err)
 			}
-			out = append(out, list)
+			if len(hits) == q.K+extra && extra > 0 && hits[q.K-1].Similarity-hits[len(hits)-1].Similarity < float32(rounding*max(1, q.Vectors[at].Norm())) {
+				doubtful = append(doubtful, at)
+			}
+			if out[at], err = neighbours(hits[:min(q.K, len(hits))]); err != nil {
+				return nil, s.fail(ctx, "read the answer of "+g.physical(), err)
+			}
 		}
 	}
-	return out, nil
+	return doubtful, nil
 }
 
-// neighbours reads the hits of q [E] and returns the best k in the order of the
-// exact similarities, ties by id.
-func neighbours(res *client.SearchResult, q imagebind.Embedding, k int) ([]imagebind.Neighbour, error) {
+// A hit is a neighbour whose metadata is not read yet.
+type hit struct {
+	imagebind.Neighbour
+	metadata []byte
+}
+
+// readHits returns the hits of q [E] in the order of the exact similarities, ties by id.
+func readHits(res *client.SearchResult, q imagebind.Embedding) ([]hit, error) {
 	n := res.ResultCount
 	if n == 0 { // then the SDK misses the output fields, and says so
-		return []imagebind.Neighbour{}, nil
+		return nil, nil
 	}
 	if res.Err != nil {
 		return nil, res.Err
@@ -327,23 +356,25 @@ func neighbours(res *client.SearchResult, q imagebind.Embedding, k int) ([]image
 	if err != nil {
 		return nil, err
 	}
-	type hit struct {
-		row int
-		imagebind.Neighbour
-	}
 	hits := make([]hit, n)
 	for i, id := range ids.Data() {
 		p := f.vectors[i]
-		hits[i] = hit{i, imagebind.Neighbour{ID: id, Similarity: float32(q.Dot(p)), Caption: f.captions[i], URI: f.uris[i], Prototype: p}}
+		hits[i] = hit{imagebind.Neighbour{ID: id, Similarity: float32(q.Dot(p)), Caption: f.captions[i], URI: f.uris[i], Prototype: p}, f.metadata[i]}
 	}
 	slices.SortFunc(hits, func(a, b hit) int {
 		return cmp.Or(cmp.Compare(b.Similarity, a.Similarity), cmp.Compare(a.ID, b.ID))
 	})
-	list := make([]imagebind.Neighbour, min(k, n))
-	for i := range list {
-		list[i] = hits[i].Neighbour
-		if list[i].Metadata, err = f.metadataOf(hits[i].row); err != nil { // of those asked for only
-			return nil, fmt.Errorf("metadata of %s: %w", list[i].ID, err)
+	return hits, nil
+}
+
+// neighbours reads the metadata of hits.
+func neighbours(hits []hit) ([]imagebind.Neighbour, error) {
+	list := make([]imagebind.Neighbour, len(hits))
+	for i, h := range hits {
+		list[i] = h.Neighbour
+		var err error
+		if list[i].Metadata, err = readMetadata(h.metadata); err != nil {
+			return nil, fmt.Errorf("metadata of %s: %w", h.ID, err)
 		}
 	}
 	return list, nil

@@ -99,7 +99,7 @@ func readRows(rs client.ResultSet, dim int) ([]store.Row, error) {
 	}
 	rows := make([]store.Row, ids.Len())
 	for i, id := range ids.Data() {
-		m, err := f.metadataOf(i)
+		m, err := readMetadata(f.metadata[i])
 		if err != nil {
 			return nil, fmt.Errorf("metadata of %s: %w", id, err)
 		}
@@ -135,9 +135,8 @@ func readFields(rs client.ResultSet, n, dim int) (fields, error) {
 	return f, nil
 }
 
-// metadataOf reads the metadata of row i; nil for none.
-func (f fields) metadataOf(i int) (map[string]any, error) {
-	b := f.metadata[i]
+// readMetadata reads a row's metadata; nil for none.
+func readMetadata(b []byte) (map[string]any, error) {
 	if string(b) == "{}" {
 		return nil, nil
 	}

@@ -135,32 +135,38 @@ func Each(n, clients int, do func(i int) error) (Times, error) {
 	return Times{at(0.5), at(0.95), at(0.99), float64(n) / all.Seconds()}, nil
 }
 
-// Search asks for the k nearest to each query [dim] by inner product, one a
-// call, from so many clients at once (one connection), each query once.
-func Search(ctx context.Context, addr, name string, queries [][]float32, k, clients int, p Params) (Times, error) {
-	c, err := dial(ctx, addr)
-	if err != nil {
-		return Times{}, err
-	}
-	defer c.Close()
-	t, err := Each(len(queries), clients, func(i int) error { return one(ctx, c, name, queries[i], k, p) })
-	if err != nil {
-		return t, fmt.Errorf("search %s: %w", name, err)
-	}
-	return t, nil
+// A Searcher asks one collection for the k nearest by inner product.
+type Searcher struct {
+	c    client.Client
+	name string
+	k    int
+	p    Params
 }
 
-func one(ctx context.Context, c client.Client, name string, q []float32, k int, p Params) error {
+// Open connects a Searcher.
+func Open(ctx context.Context, addr, name string, k int, p Params) (*Searcher, error) {
+	c, err := dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &Searcher{c, name, k, p}, nil
+}
+
+// Close ends the connection.
+func (s *Searcher) Close() error { return s.c.Close() }
+
+// Search asks for those of one query [dim].
+func (s *Searcher) Search(ctx context.Context, q []float32) error {
 	sp := numbers{}
-	for k, v := range p.Index {
+	for k, v := range s.p.Index {
 		sp[k] = v
 	}
-	res, err := c.Search(ctx, name, nil, "", p.Output, []entity.Vector{entity.FloatVector(q)}, "vector", entity.IP, k, sp)
+	res, err := s.c.Search(ctx, s.name, nil, "", s.p.Output, []entity.Vector{entity.FloatVector(q)}, "vector", entity.IP, s.k, sp)
 	if err != nil {
-		return err
+		return fmt.Errorf("search %s: %w", s.name, err)
 	}
 	if len(res) != 1 || res[0].Err != nil || res[0].ResultCount == 0 {
-		return fmt.Errorf("an answer of %d lists", len(res))
+		return fmt.Errorf("search %s: an answer of %d lists", s.name, len(res))
 	}
 	return nil
 }
