@@ -1,7 +1,14 @@
-// Package faiss reads the vectors out of faiss index files that hold them
-// whole: flat indexes, HNSW over a flat one, and either under a map of ids. The
-// search structure itself is skipped; compressed indexes are refused. The
-// released ImageBind-LLM's knn.index is such a file.
+// Package faiss reads the vectors out of faiss index files: flat indexes, scalar
+// (SQ) and product (PQ) quantizers, behind inverted lists (IVF), HNSW, maps of
+// ids, rotations (OPQ) and refinement too. The search structure itself is
+// skipped. Codes are turned into vectors when they are read, to the values that
+// faiss' reconstruct gives; [File.Lossy] says what they lost. The released
+// ImageBind-LLM's knn.index is a flat one.
+//
+// An index nests others: [reader.index] reads one and gives a function that
+// reads its rows, and what is around it wraps that function. Codes, lists and
+// ids stay in the file; in memory are codebooks, rotations and, for lists, where
+// each row lies.
 // https://github.com/facebookresearch/faiss, impl/index_write.cpp
 package faiss
 
@@ -10,12 +17,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
+	"strings"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format"
-	"imagebind-llm/internal/format/view"
 )
 
 // MaxDim bounds a vector.
@@ -23,17 +29,20 @@ const MaxDim = 1 << 20
 
 // A File is an open index.
 type File struct {
-	Kind   string // IndexFlatIP, IndexFlatL2, IndexHNSWFlat; of what is under a map of ids
+	Kind   string // as faiss' index_factory spells it: Flat, HNSW,Flat, IVF64,PQ16x8
 	Metric string // ip or l2
-	// Mapped says that the index numbers its vectors by a map of ids (IndexIDMap);
-	// the rows here keep the order of the vectors.
-	// ReadIDs gives the map.
+	// Mapped says that the vectors have ids of their own (IndexIDMap, or lists to
+	// which they were added under ids): ReadIDs gives them. The rows here keep the
+	// order of the vectors in the file then; else they are in the order of their
+	// numbers.
 	Mapped bool
+	// Lossy says, in a sentence, how the rows differ from the vectors that were
+	// added; empty where they do not.
+	Lossy string
 
 	f      *os.File
+	x      index
 	tensor format.Tensor
-	in     io.ReaderAt
-	ids    int64 // where the map begins
 }
 
 // Open reads the structure of the index at path and checks it against the
@@ -54,177 +63,41 @@ func Open(path string) (*File, error) {
 	return nil, errors.Join(err, f.Close())
 }
 
-// A reader walks through the file and remembers the first failure.
-type reader struct {
-	r    io.ReaderAt
-	at   int64
-	size int64
-	err  error
-}
-
-func (r *reader) bytes(n int) []byte {
-	b := make([]byte, n)
-	if r.err == nil && int64(n) > r.size-r.at {
-		r.err = errors.New("it is cut")
-	}
-	if r.err == nil {
-		_, r.err = r.r.ReadAt(b, r.at)
-	}
-	if errors.Is(r.err, io.EOF) {
-		r.err = nil // the last bytes of the file
-	}
-	r.at += int64(n)
-	return b
-}
-
-func (r *reader) i32() int32   { return int32(binary.LittleEndian.Uint32(r.bytes(4))) }
-func (r *reader) i64() int64   { return int64(binary.LittleEndian.Uint64(r.bytes(8))) }
-func (r *reader) four() string { return string(r.bytes(4)) }
-
-// vector skips a std::vector of elements of some size.
-func (r *reader) vector(element int64) (start, count int64) {
-	n := r.i64()
-	if r.err == nil && (n < 0 || n > (r.size-r.at)/element) {
-		r.err = fmt.Errorf("it is cut: a list of %d elements in the %d bytes that are left", n, r.size-r.at)
-	}
-	start = r.at
-	if r.err == nil {
-		r.at += n * element
-	}
-	return start, n
-}
-
-// A header begins every index (write_index_header).
-type header struct {
-	dim    int64
-	total  int64
-	metric int32
-}
-
-func (r *reader) header() header {
-	h := header{dim: int64(r.i32()), total: r.i64()}
-	r.bytes(8 + 8 + 1) // two unused numbers; whether it is trained
-	h.metric = r.i32()
-	if h.metric > 1 {
-		r.bytes(4) // the metric's argument
-	}
-	if r.err == nil && (h.dim < 1 || h.dim > MaxDim || h.total < 0 || h.total > math.MaxInt64/(4*h.dim)) {
-		r.err = fmt.Errorf("it claims %d vectors of %d values", h.total, h.dim)
-	}
-	return h
-}
-
-// within returns an error unless an index holds what the one around it says.
-func (h header) within(outer header, of string) error {
-	if h.dim != outer.dim || h.total != outer.total {
-		return fmt.Errorf("the %s is over %d vectors of %d values, and %d of %d are there", of, outer.total, outer.dim, h.total, h.dim)
-	}
-	return nil
-}
-
 // parse reads an index of size bytes.
 func (f *File) parse(in io.ReaderAt, size int64) error {
-	r := &reader{r: in, size: size}
-	f.in = in
+	r := &reader{r: in, size: size, memory: maxMemory}
 	kind := r.four()
 	if r.err != nil {
 		return errors.New("it is no faiss index")
 	}
-	if kind != "IxMp" && kind != "IxM2" {
-		_, err := f.index(r, kind)
-		return err
-	}
-	f.Mapped = true
-	outer := r.header()
-	h, err := f.index(r, r.four())
+	x, err := r.index(kind, 0)
 	if err != nil {
 		return err
 	}
-	var ids int64
-	if f.ids, ids = r.vector(8); r.err == nil && ids != outer.total {
-		return fmt.Errorf("the map of ids has %d of them for %d vectors", ids, outer.total)
+	if x.metric != 0 && x.metric != 1 {
+		return fmt.Errorf("its metric is number %d; inner product and L2 are read", x.metric)
 	}
-	return errors.Join(r.err, h.within(outer, "map of ids"))
+	f.x, f.Kind, f.Metric, f.Mapped = x, x.kind, [...]string{"ip", "l2"}[x.metric], x.ids != nil
+	if len(x.loss) > 0 {
+		f.Lossy = fmt.Sprintf("%s: values are rebuilt from %s; the neighbours found may differ from the originals'", x.kind, strings.Join(x.loss, " and "))
+	}
+	f.tensor = format.Tensor{Name: "vectors", DType: format.F32, Shape: []int{int(x.total), int(x.dim)}, Read: x.elements}
+	return nil
 }
 
-// index reads a flat or HNSW index behind its type.
-func (f *File) index(r *reader, kind string) (header, error) {
-	if r.err != nil {
-		return header{}, r.err
-	}
-	switch kind {
-	case "IxFI", "IxF2", "IxFl":
-		return f.flat(r, kind)
-	case "IHNf":
-	default:
-		return header{}, fmt.Errorf("an index of type %q does not hold its vectors whole, or is none: flat ones (IndexFlatIP, IndexFlatL2) and IndexHNSWFlat are read; write the vectors out with reconstruct_n as .npy", kind)
-	}
-	outer := r.header()
-	r.hnsw()
-	if kind = r.four(); r.err == nil && kind != "IxFI" && kind != "IxF2" && kind != "IxFl" {
-		return header{}, fmt.Errorf("the HNSW keeps its vectors in an index of type %q; only flat ones are read", kind)
-	}
-	f.Kind = "IndexHNSWFlat"
-	h, err := f.flat(r, kind)
-	if err == nil {
-		err = h.within(outer, "HNSW")
-	}
-	return h, err
-}
-
-// hnsw skips the graph (write_HNSW).
-func (r *reader) hnsw() {
-	r.vector(8)                // assign_probas
-	r.vector(4)                // cum_nneighbor_per_level
-	r.vector(4)                // levels
-	r.vector(8)                // offsets
-	r.vector(4)                // neighbors
-	r.bytes(4 + 4 + 4 + 4 + 4) // entry_point, max_level, efConstruction, efSearch, and one unused
-}
-
-// flat reads a flat index behind its type.
-func (f *File) flat(r *reader, kind string) (header, error) {
-	h := r.header()
-	start, words := r.vector(4)
-	if r.err != nil {
-		return h, r.err
-	}
-	if words != h.total*h.dim {
-		return h, fmt.Errorf("it says %d vectors of %d values and holds %d values", h.total, h.dim, words)
-	}
-	switch {
-	case kind == "IxFI" || kind == "IxFl" && h.metric == 0:
-		f.Metric = "ip"
-	case kind == "IxF2" || h.metric == 1:
-		f.Metric = "l2"
-	default:
-		return h, fmt.Errorf("its metric is number %d; inner product and L2 are read", h.metric)
-	}
-	if f.Kind == "" {
-		f.Kind = map[string]string{"ip": "IndexFlatIP", "l2": "IndexFlatL2"}[f.Metric]
-	}
-	shape := []int{int(h.total), int(h.dim)}
-	v := view.View{File: r.r, Start: start, DType: format.F32, Shape: shape, Stride: view.Contiguous(shape)}
-	if err := v.Check(int(words)); err != nil {
-		return h, err
-	}
-	f.tensor = v.Tensor("vectors")
-	return h, nil
-}
-
-// ReadIDs fills dst with the ids of the vectors from, from+1, …: their numbers,
-// where the index has no map of ids.
+// ReadIDs fills dst with the ids of the rows from, from+1, …: their numbers,
+// where the index has no ids of its own.
 func (f *File) ReadIDs(dst []int64, from int) error {
 	if n := f.tensor.Shape[0]; from < 0 || from > n || len(dst) > n-from {
 		return fmt.Errorf("ids %d to %d of %d", from, from+len(dst), n)
 	}
-	if !f.Mapped {
-		for i := range dst {
-			dst[i] = int64(from + i)
-		}
-		return nil
+	if f.Mapped {
+		return f.x.ids(dst, from)
 	}
-	return binary.Read(io.NewSectionReader(f.in, f.ids+8*int64(from), 8*int64(len(dst))), binary.LittleEndian, dst)
+	for i := range dst {
+		dst[i] = int64(from + i)
+	}
+	return nil
 }
 
 // Tensors returns the one tensor, "vectors" [N, E].
@@ -235,3 +108,146 @@ func (f *File) Tensor(name string) (format.Tensor, bool) { return f.tensor, name
 
 // Close closes the file.
 func (f *File) Close() error { return f.f.Close() }
+
+// An index is one level of the file.
+type index struct {
+	header
+	kind string
+	loss []string // what its rows are rebuilt from, where that is less than the vectors
+	// read fills dst with whole rows, from the one numbered row on. Both are
+	// within the index; concurrent calls are allowed.
+	read func(dst []float32, row int) error
+	ids  func(dst []int64, row int) error // likewise; nil: a row's id is its number
+}
+
+// elements reads values from the one numbered from on, which need not begin or
+// end with a row.
+func (x index) elements(dst []float32, from int) error {
+	dim, n := int(x.dim), int(x.dim*x.total)
+	if from < 0 || from > n || len(dst) > n-from {
+		return fmt.Errorf("elements %d to %d of %d", from, from+len(dst), n)
+	}
+	for len(dst) > 0 {
+		part := dst
+		if skip := from % dim; skip != 0 || len(dst) < dim {
+			row := make([]float32, dim)
+			if err := x.read(row, from/dim); err != nil {
+				return err
+			}
+			part = dst[:copy(dst, row[skip:])]
+		} else {
+			part = dst[:len(dst)/dim*dim]
+			if err := x.read(part, from/dim); err != nil {
+				return err
+			}
+		}
+		dst, from = dst[len(part):], from+len(part)
+	}
+	return nil
+}
+
+// maxDepth is how many indexes may lie in each other: a map of ids over a
+// refinement of a rotation of lists, whose centroids an HNSW has, are five.
+const maxDepth = 8
+
+// index reads the index behind its type.
+func (r *reader) index(kind string, depth int) (index, error) {
+	if r.err != nil {
+		return index{}, r.err
+	}
+	if depth > maxDepth {
+		return index{}, fmt.Errorf("over %d indexes in each other", maxDepth)
+	}
+	switch kind {
+	case "IxFI", "IxF2", "IxFl":
+		return r.flat(kind)
+	case "IxSQ":
+		return r.scalars()
+	case "IxPq":
+		return r.products()
+	case "IwFl", "IwSq", "IwSQ", "IwPQ":
+		return r.lists(kind, depth)
+	case "IHNf", "IHNs", "IHNp", "IH00":
+		return r.hnsw(depth)
+	case "IxMp", "IxM2":
+		return r.mapped(depth)
+	case "IxPT":
+		return r.transformed(depth)
+	case "IxRF":
+		return r.refined(depth)
+	}
+	return index{}, fmt.Errorf("an index of type %q is not read, or it is none: flat, SQ and PQ ones are, also in IVF and HNSW, with OPQ, Refine or ids; write the vectors out with reconstruct_n as .npy", kind)
+}
+
+// within returns an error unless x holds what the index around it says.
+func (x index) within(outer header, of string) error {
+	if x.dim != outer.dim || x.total != outer.total {
+		return fmt.Errorf("the %s is over %d vectors of %d values, and %d of %d are there", of, outer.total, outer.dim, x.total, x.dim)
+	}
+	return nil
+}
+
+// hnsw skips the graph (write_HNSW).
+func (r *reader) hnsw(depth int) (index, error) {
+	outer := r.header()
+	r.vector(8)                // assign_probas
+	r.vector(4)                // cum_nneighbor_per_level
+	r.vector(4)                // levels
+	r.vector(8)                // offsets
+	r.vector(4)                // neighbors
+	r.bytes(4 + 4 + 4 + 4 + 4) // entry_point, max_level, efConstruction, efSearch, and one unused
+	x, err := r.index(r.four(), depth+1)
+	if err != nil {
+		return x, err
+	}
+	x.kind, x.metric = "HNSW,"+x.kind, outer.metric
+	return x, x.within(outer, "HNSW")
+}
+
+// mapped reads a map of ids.
+func (r *reader) mapped(depth int) (index, error) {
+	outer := r.header()
+	x, err := r.index(r.four(), depth+1)
+	if err != nil {
+		return x, err
+	}
+	start, n := r.vector(8)
+	switch {
+	case r.err != nil:
+		return x, r.err
+	case x.ids != nil:
+		return x, errors.New("a map of ids over an index with ids of its own")
+	case n != outer.total:
+		return x, fmt.Errorf("the map of ids has %d of them for %d vectors", n, outer.total)
+	}
+	in := r.r
+	x.ids = func(dst []int64, row int) error { return readIDs(in, dst, start+8*int64(row)) }
+	return x, x.within(outer, "map of ids")
+}
+
+func readIDs(in io.ReaderAt, dst []int64, at int64) error {
+	return binary.Read(io.NewSectionReader(in, at, 8*int64(len(dst))), binary.LittleEndian, dst)
+}
+
+// refined reads an index that finds with one index, which is skipped, and ranks
+// by the vectors of another.
+func (r *reader) refined(depth int) (index, error) {
+	outer := r.header()
+	base, err := r.index(r.four(), depth+1)
+	if err != nil {
+		return base, err
+	}
+	x, err := r.index(r.four(), depth+1)
+	if err != nil {
+		return x, err
+	}
+	r.bytes(4) // k_factor
+	if r.err != nil {
+		return x, r.err
+	}
+	if base.ids != nil || x.ids != nil {
+		return x, errors.New("a refinement of an index with ids of its own")
+	}
+	x.kind, x.metric = base.kind+",Refine("+x.kind+")", outer.metric
+	return x, errors.Join(x.within(outer, "refinement"), base.within(outer, "refinement"))
+}
