@@ -247,7 +247,7 @@ or not at all.` + configNote,
 			Long: `Start a job on a retriever that builds a collection anew beside the one that
 serves, and follow it; where such a job is under way, follow that. The path is
 the retriever's, under its --source-root: .npy, .parquet, .safetensors, a faiss
-.index (flat, or HNSW over flat), a folder of such, or media with --runner: a
+.index (also of codes: SQ, PQ, IVF), a folder of such, or media with --runner: a
 folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
 			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
   exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait

@@ -159,6 +159,9 @@ func follow(ctx context.Context, c *retrieverapi.Client, retriever string, job r
 	if job.State != retrieverapi.JobDone {
 		return fmt.Errorf("job %s %s: %s", id, job.State, job.Error)
 	}
+	for _, note := range job.Notes {
+		fmt.Fprintf(out, "note: %s\n", note)
+	}
 	if job.RowsFailed > 0 {
 		fmt.Fprintf(out, "%d rows were left out; GET %s/v1/jobs/%s lists the first\n", job.RowsFailed, retriever, id)
 		for _, e := range job.RowErrors[:min(len(job.RowErrors), shown)] {

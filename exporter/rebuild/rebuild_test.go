@@ -48,7 +48,7 @@ func serve(t *testing.T, states ...retrieverapi.Job) (url string, asked *retriev
 
 func TestRun(t *testing.T) {
 	running := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobRunning, Phase: "copy", RowsDone: 5, RowsTotal: 10}
-	done := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobDone, Phase: "done", RowsDone: 10, RowsTotal: 10, Generation: 2,
+	done := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobDone, Phase: "done", RowsDone: 10, RowsTotal: 10, Generation: 2, Notes: []string{"x.index, SQ8: values are rebuilt from 8-bit codes"},
 		Checks: &retrieverapi.Checks{Rows: 10, Dim: 4, Recall: 1}}
 	failed := retrieverapi.Job{ID: "j1", Collection: "pets", State: retrieverapi.JobFailed, Phase: "check", Error: "recall is 0.2"}
 	tests := []struct {
@@ -60,6 +60,7 @@ func TestRun(t *testing.T) {
 	}{
 		{"not waited for", []retrieverapi.Job{running}, false, "it goes on by itself", ""},
 		{"done", []retrieverapi.Job{running, done}, true, "generation 2 serves: 10 rows", ""},
+		{"of codes", []retrieverapi.Job{running, done}, true, "note: x.index, SQ8: values are rebuilt", ""},
 		{"failed", []retrieverapi.Job{running, failed}, true, "", "job j1 failed: recall is 0.2"},
 	}
 	for _, tt := range tests {

@@ -44,6 +44,13 @@ type Source interface {
 	Close() error
 }
 
+// A Noted is a Source that says what whoever uses its rows should know, as that
+// they are not quite those that it was made of.
+type Noted interface {
+	Source
+	Notes() []string
+}
+
 // A Made is a Source whose rows are made as they are read: embeddings of media.
 type Made interface {
 	Source
@@ -268,7 +275,7 @@ func (m *Manager) forget() {
 // copy returns the public part, free of shared memory.
 func (j *job) copy() retrieverapi.Job {
 	c := j.Job
-	c.RowErrors = slices.Clone(c.RowErrors)
+	c.RowErrors, c.Notes = slices.Clone(c.RowErrors), slices.Clone(c.Notes)
 	if c.Checks != nil {
 		checks := *c.Checks
 		c.Checks = &checks

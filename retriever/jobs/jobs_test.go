@@ -24,12 +24,17 @@ import (
 type table struct {
 	rows []store.Row
 	dim  int
-	read func(ctx context.Context, at int) error // before each Read; may be nil
+	// notes are what it says of itself.
+	notes []string
+	read  func(ctx context.Context, at int) error // before each Read; may be nil
 }
 
 func (s *table) Dim() int     { return s.dim }
 func (s *table) Rows() int    { return len(s.rows) }
 func (s *table) Close() error { return nil }
+func (s *table) Notes() []string {
+	return s.notes
+}
 func (s *table) Read(ctx context.Context, at, n int) ([]store.Row, error) {
 	if s.read != nil {
 		if err := s.read(ctx, at); err != nil {
@@ -207,6 +212,7 @@ func ids(rows []store.Row) []string {
 
 func TestRebuild(t *testing.T) {
 	src, l := newTable(1000, 16), &ledger{building: map[string]*generation{}}
+	src.notes = []string{"x.npy, half of it was guessed"}
 	src.rows[3].Vector[5] = float32(math.NaN())
 	src.rows[500].Vector = make(imagebind.Embedding, 16)
 	src.rows[700].Metadata = map[string]any{"text": strings.Repeat("x", retrieverapi.MaxText)}
@@ -220,6 +226,9 @@ func TestRebuild(t *testing.T) {
 	var bad []int
 	for _, e := range j.RowErrors {
 		bad = append(bad, e.Row)
+	}
+	if !slices.Equal(j.Notes, src.notes) {
+		t.Errorf("notes %q", j.Notes)
 	}
 	if j.RowsFailed != 4 || !slices.Equal(bad, []int{3, 500, 700, 999}) {
 		t.Errorf("row errors %v", j.RowErrors)

@@ -43,6 +43,10 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if src.Rows() == 0 {
 		return imagebind.Errorf(imagebind.Invalid, "%s holds no rows", j.Source.Path)
 	}
+	var notes []string
+	if noted, ok := src.(Noted); ok {
+		notes = noted.Notes()
+	}
 	hash, model := "", j.Model
 	if made, ok := src.(Made); ok {
 		hash, model = made.Hash(), cmp.Or(j.Model, made.Model())
@@ -52,7 +56,7 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	}
 	// The dim stands in the file before the builder exists, so that abort finds it.
 	if err := m.update(j, true, func(j *job) {
-		j.RowsTotal, j.Hash, j.Model = src.Rows(), hash, model
+		j.RowsTotal, j.Hash, j.Model, j.Notes = src.Rows(), hash, model, notes
 		if j.Checks == nil {
 			j.Checks = &retrieverapi.Checks{Dim: src.Dim()}
 		}

@@ -251,6 +251,7 @@ type Job struct {
 	Error      string     `json:"error,omitempty"`
 	RowErrors  []RowError `json:"row_errors,omitempty"` // the first of the rows left out
 	RowsFailed int        `json:"rows_failed"`          // how many were left out
+	Notes      []string   `json:"notes,omitempty"`      // of the source, as that its codes are lossy
 	Checks     *Checks    `json:"checks,omitempty"`
 	Generation int        `json:"generation,omitempty"` // that now serves, once done
 	CreatedAt  time.Time  `json:"created_at"`

@@ -42,6 +42,13 @@ type table interface {
 	close() error
 }
 
+// A lossy table's rows are not quite those that it was made of; the sentence,
+// empty where they are, says how.
+type lossy interface{ lossy() string }
+
+// maxNotes bounds what a source says of itself.
+const maxNotes = 10
+
 // openers are the kinds of files, by the ending of the name.
 var openers = map[string]func(path string) (table, error){
 	".npy":         openNPY,
@@ -56,7 +63,8 @@ const kinds = ".npy, .index, .safetensors or .parquet"
 // another in the order of their names.
 type Source struct {
 	shards []table
-	starts []int // of each shard's rows, and one more: the number of rows
+	names  []string // of the shards' files
+	starts []int    // of each shard's rows, and one more: the number of rows
 }
 
 // Open opens the file or folder at path. Errors are NotFound for a path that is
@@ -119,7 +127,7 @@ func (s *Source) add(path string) error {
 	if t.rows() == 0 { // and perhaps no dim to compare
 		return t.close()
 	}
-	s.shards = append(s.shards, t)
+	s.shards, s.names = append(s.shards, t), append(s.names, name)
 	s.starts = append(s.starts, s.Rows()+t.rows())
 	switch first := s.Dim(); {
 	case t.dim() < 1 || t.dim() > retrieverapi.MaxDim:
@@ -148,6 +156,23 @@ func (s *Source) Dim() int {
 		return 0
 	}
 	return s.shards[0].dim()
+}
+
+// Notes says what whoever uses the rows should know: which files give their
+// vectors back only about as they were, and how. At most 10 of them are named.
+func (s *Source) Notes() []string {
+	var notes []string
+	for i, t := range s.shards {
+		l, ok := t.(lossy)
+		if !ok || l.lossy() == "" {
+			continue
+		}
+		if len(notes) == maxNotes {
+			return append(notes, "more such files follow")
+		}
+		notes = append(notes, s.names[i]+", "+l.lossy())
+	}
+	return notes
 }
 
 // Rows returns the number of rows.
@@ -202,23 +227,25 @@ func openFaiss(path string) (table, error) {
 		return nil, err
 	}
 	a, err := newArray(path, f)
-	if err != nil || !f.Mapped {
-		return a, err
+	if err != nil {
+		return nil, err
 	}
-	return mapped{a, f}, nil
+	return indexed{a, f}, nil
 }
 
-// mapped is an index that has its own ids.
-type mapped struct {
+// indexed is a faiss index, which may have its own ids and may be lossy.
+type indexed struct {
 	table
 	index *faiss.File
 }
 
+func (m indexed) lossy() string { return m.index.Lossy }
+
 // read gives the index's ids to rows whose sidecar has none.
-func (m mapped) read(ctx context.Context, at, n int) ([]store.Row, error) {
+func (m indexed) read(ctx context.Context, at, n int) ([]store.Row, error) {
 	rows, err := m.table.read(ctx, at, n)
-	if err != nil {
-		return nil, err
+	if err != nil || !m.index.Mapped {
+		return rows, err
 	}
 	ids := make([]int64, len(rows))
 	if err := m.index.ReadIDs(ids, at); err != nil {

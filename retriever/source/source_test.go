@@ -209,6 +209,44 @@ func TestFaissIDs(t *testing.T) {
 	}
 }
 
+// TestFaissCodes: rows are rebuilt from codes, each with its own caption, and the
+// source says so.
+func TestFaissCodes(t *testing.T) {
+	const codes = "../../internal/format/faiss/testdata/codes/"
+	dir := t.TempDir()
+	var notes bytes.Buffer
+	for i := range 40 {
+		fmt.Fprintf(&notes, `{"caption":"row %d"}`+"\n", i)
+	}
+	write(t, dir+"/a.jsonl", notes.Bytes())
+	want := golden.Bytes(t, codes+"ivf_flat.npy")
+	want = want[len(want)-40*16*4:]
+	for _, name := range []string{"ivf_flat", "ivf_sq8"} {
+		write(t, dir+"/a.index", golden.Bytes(t, codes+name+".index"))
+		s := open(t, dir)
+		if n := s.Notes(); name == "ivf_flat" && n != nil || name == "ivf_sq8" && (len(n) != 1 || !strings.HasPrefix(n[0], "a.index, IVF4,SQ8: values are rebuilt from 8-bit codes")) {
+			t.Errorf("%s: notes %q", name, n)
+		}
+		for i, r := range all(t, s, 7) {
+			if r.ID != fmt.Sprint(i) || r.Caption != fmt.Sprint("row ", i) {
+				t.Fatalf("row %d is %q, %q", i, r.ID, r.Caption)
+			}
+			for j, v := range r.Vector { // lists are not in this order: a row elsewhere would be far off
+				if w := math.Float32frombits(binary.LittleEndian.Uint32(want[4*(16*i+j):])); math.Abs(float64(v-w)) > 0.01 {
+					t.Fatalf("%s: row %d, value %d: %v, want %v", name, i, j, v, w)
+				}
+			}
+		}
+	}
+	// Many files are not all named.
+	for i := range 12 {
+		write(t, fmt.Sprintf("%s/b%02d.index", dir, i), golden.Bytes(t, codes+"sq8.index"))
+	}
+	if n := open(t, dir).Notes(); len(n) != maxNotes+1 || n[1] != "b00.index, SQ8: values are rebuilt from 8-bit codes; the neighbours found may differ from the originals'" {
+		t.Errorf("%d notes: %q", len(n), n)
+	}
+}
+
 func TestSidecar(t *testing.T) {
 	dir := t.TempDir()
 	n := 3*stride + 5
