@@ -29,12 +29,13 @@ const (
 
 // A Device runs searches, one after another.
 type Device struct {
-	s     *ort.Session
-	chunk int           // bytes of rows
-	turn  chan struct{} // holds one: who has it may run the graph
+	s      *ort.Session
+	chunk  int           // bytes of rows
+	turn   chan struct{} // holds one: who put it there may run the graph
+	closed bool
 }
 
-// Open opens the graph on a device. Close frees it, after its matrices.
+// Open opens the graph on a device.
 func Open(o Options) (*Device, error) {
 	if _, err := ort.Load(o.Library); err != nil {
 		return nil, err
@@ -53,8 +54,17 @@ func Open(o Options) (*Device, error) {
 	return d, nil
 }
 
-// Close frees the graph.
-func (d *Device) Close() error { return d.s.Close() }
+// Close frees the graph, after the search that runs; others fail. Matrices stay
+// until they are closed themselves.
+func (d *Device) Close() error {
+	d.turn <- struct{}{}
+	defer func() { <-d.turn }()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.s.Close()
+}
 
 // A Matrix is rows on a device.
 type Matrix struct {
@@ -148,7 +158,7 @@ func (m *Matrix) Search(ctx context.Context, queries []uint16, n int, dead []uin
 	case <-ctx.Done():
 		return nil, nil, nil, ctx.Err()
 	}
-	if m.closed {
+	if m.closed || m.d.closed {
 		return nil, nil, nil, errors.New("the matrix is closed")
 	}
 	if err := m.leaveOut(dead); err != nil {

@@ -169,6 +169,13 @@ func TestErrors(t *testing.T) {
 	if _, _, _, err := m.Search(t.Context(), make([]uint16, 4), 1, nil); err == nil {
 		t.Error("a closed matrix was searched")
 	}
+	m = load(t, d, make([]uint16, 40), 4) // and closed after its device
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := m.Search(t.Context(), make([]uint16, 4), 1, nil); err == nil {
+		t.Error("a closed device was searched")
+	}
 }
 
 // TestOpenErrors: what is not there is said when the device is opened.

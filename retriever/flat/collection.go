@@ -186,6 +186,7 @@ func (c *collection) put(ops []*op) {
 		o.done <- disk("store rows of "+c.name, err)
 	}
 	c.compact(p)
+	c.fasten(p)
 }
 
 // delete removes rows of the ids, each named once.
@@ -264,8 +265,10 @@ func (c *collection) swap(m manifest, p *part) (there bool, err error) {
 	c.live, c.man = p, m
 	c.mu.Unlock()
 	if old != nil {
+		old.unload() // now: the new rows may want its memory
 		old.retire(shut)
 	}
+	c.fasten(p)
 	return true, disk("switch "+c.name, err)
 }
 
@@ -306,6 +309,7 @@ func (c *collection) drop() error {
 	c.mu.Lock()
 	c.live, c.man = nil, manifest{}
 	c.mu.Unlock()
+	live.unload()
 	live.retire(shut)
 	if err == nil {
 		c.remove(all...)

@@ -93,6 +93,12 @@ type Options struct {
 	// Half stores the rows of new generations in half precision: half the disk,
 	// and values rounded to 11 bits. Searches find what is stored.
 	Half bool
+	// Load, where set, copies rows that serve to a device, which then finds the
+	// candidates of a search without a filter; nil: the codes do.
+	Load Loader
+	// LoadRows are fewer than what that is worth for, whole collections or rows
+	// since the last load; default 4096.
+	LoadRows int
 }
 
 // A Store is a store.Store in a folder.
@@ -108,6 +114,7 @@ type Store struct {
 	collections map[string]*collection // those with a folder
 	closed      bool
 	work        sync.WaitGroup // goroutines that write
+	loading     sync.Mutex     // held by the one load to a device
 }
 
 var _ store.Store = (*Store)(nil)
@@ -120,6 +127,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	if o.Keep == 0 {
 		o.Keep = 1
+	}
+	if o.LoadRows == 0 {
+		o.LoadRows = 4096
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -236,6 +246,7 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 		if err := c.upgrade(m); err != nil {
 			return nil, err
 		}
+		c.fasten(c.live)
 		return c, nil
 	}
 	if serves {
@@ -245,6 +256,7 @@ func (s *Store) loadCollection(name string) (*collection, error) {
 		}
 		c.man, c.live = m, p
 		c.scrub(p)
+		c.fasten(p)
 	}
 	return c, nil
 }

@@ -611,7 +611,7 @@ func TestSearchLimits(t *testing.T) {
 	cancel(nil)
 	c := s.collections[name]
 	v := c.live.shown.Load()
-	if _, err := c.live.scan(ctx, v, []query{newQuery(make(imagebind.Embedding, 1024), 1, 1024)}, nil); imagebind.KindOf(err) != imagebind.Canceled {
+	if _, err := c.live.scan(ctx, v, 0, []query{newQuery(make(imagebind.Embedding, 1024), 1, 1024)}, nil); imagebind.KindOf(err) != imagebind.Canceled {
 		t.Errorf("a scan after its caller left: %v", err)
 	}
 }

@@ -100,7 +100,7 @@ func (p *part) scanFor(asks []*ask) {
 		qs = append(qs, a.qs...)
 	}
 	v := p.shown.Load()
-	tops, err := p.scan(ctx, v, qs, nil)
+	tops, err := p.find(ctx, v, qs)
 	for _, a := range asks {
 		if err != nil {
 			a.done <- answer{err: err}

@@ -64,7 +64,10 @@ type part struct {
 	owned       bool  // now.dead is not seen by any view yet
 	broken      error // why nothing may be written any more
 	shown       atomic.Pointer[view]
-	gate        gate // of its searches
+	gate        gate                 // of its searches
+	fast        atomic.Pointer[fast] // nil: no row is on a device
+	loading     atomic.Bool          // in the background
+	unloadable  atomic.Bool          // the device did not take the rows, or failed
 
 	mu      sync.Mutex
 	refs    int
@@ -212,6 +215,7 @@ func (p *part) open(g generation) error {
 
 // close gives files and memory back. Nothing may use the part any more.
 func (p *part) close() error {
+	p.unload()
 	err := errors.Join(p.codes.close(), p.rows.close())
 	if p.log != nil {
 		err = errors.Join(err, p.log.Close())

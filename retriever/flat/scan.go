@@ -93,16 +93,17 @@ type lens struct {
 	*top
 }
 
-// scan returns, for each query, the slots of v that may be among its k best:
-// those that live and, unless chosen is nil, have their bit there.
-func (p *part) scan(ctx context.Context, v *view, qs []query, chosen []uint64) ([]*top, error) {
+// scan returns, for each query, the slots of v from first on that may be among
+// its k best: those that live and, unless chosen is nil, have their bit there.
+func (p *part) scan(ctx context.Context, v *view, first int, qs []query, chosen []uint64) ([]*top, error) {
 	nq, stride, longest := len(qs), p.stride, float64(v.maxNorm)
 	codes := make([]int16, 0, nq*stride)
 	for _, q := range qs {
 		codes = append(codes, q.codes...)
 	}
+	base := first / unitRows * unitRows
 	block := max(1, min(unitRows, blockBytes/stride))
-	workers := make([][]lens, workers(v.n, unitRows))
+	workers := make([][]lens, workers(v.n-base, unitRows))
 	scores := make([][]int32, len(workers))
 	for w := range workers {
 		scores[w] = make([]int32, block*nq)
@@ -112,7 +113,8 @@ func (p *part) scan(ctx context.Context, v *view, qs []query, chosen []uint64) (
 			workers[w][i] = lens{q.scale, q.norm + q.loss, q.loss*longest + 0x1p-22*q.norm*longest, newTop(min(q.k, v.count()))}
 		}
 	}
-	err := parallel(ctx, v.n, unitRows, func(worker, from, to int) error {
+	err := parallel(ctx, v.n-base, unitRows, func(worker, from, to int) error {
+		from, to = max(first, base+from), base+to
 		lenses, chunk := workers[worker], valuesOf[int8](v.codes[from/chunkRows])
 		for ; from < to; from += block {
 			n := min(block, to-from)

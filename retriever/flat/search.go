@@ -77,7 +77,11 @@ func (p *part) search(ctx context.Context, q store.Query) ([][]imagebind.Neighbo
 		a = p.scanTogether(ctx, qs)
 	} else {
 		a.v = v
-		a.tops, a.err = p.scan(ctx, v, qs, chosen)
+		if chosen == nil {
+			a.tops, a.err = p.find(ctx, v, qs)
+		} else {
+			a.tops, a.err = p.scan(ctx, v, 0, qs, chosen)
+		}
 	}
 	if a.err != nil {
 		return nil, a.err
