@@ -63,10 +63,12 @@ type options struct {
 	MilvusEf          int           `koanf:"milvus_ef" help:"HNSW: effort of a search"`
 
 	Jobs struct {
-		MaxQueued int     `koanf:"max_queued" help:"jobs that may wait; more are answered 429"`
-		Keep      int     `koanf:"keep" help:"finished jobs that are remembered"`
-		MinRecall float64 `koanf:"min_recall" help:"recall@10 that a new generation must reach, 0 to 1"`
-		MaxBad    float64 `koanf:"max_bad" help:"share of a source's rows that may be broken, 0 to 1"`
+		MaxQueued int           `koanf:"max_queued" help:"jobs that may wait; more are answered 429"`
+		Keep      int           `koanf:"keep" help:"finished jobs that are remembered"`
+		Parallel  int           `koanf:"parallel" help:"jobs at once, each of another collection"`
+		Patience  time.Duration `koanf:"patience" help:"how long a job waits for a store or a runner that is away, without getting on"`
+		MinRecall float64       `koanf:"min_recall" help:"recall@10 that a new generation must reach, 0 to 1"`
+		MaxBad    float64       `koanf:"max_bad" help:"share of a source's rows that may be broken, 0 to 1"`
 		// Of rebuilds from media.
 		EmbedRequests int   `koanf:"embed_requests" help:"requests of a job to a runner under way at a time"`
 		EmbedBatch    int   `koanf:"embed_batch" help:"media of one such request, at most"`
@@ -79,6 +81,7 @@ func defaults() *options {
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
 		MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
+	o.Jobs.Parallel, o.Jobs.Patience = 2, 10*time.Minute
 	o.Jobs.EmbedRequests, o.Jobs.EmbedBatch, o.Jobs.EmbedFile = 3, 32, 32<<20
 	return o
 }
@@ -151,6 +154,10 @@ func (o *options) check() error {
 		return errors.New("--data is empty; name a folder")
 	case o.RunnerWait <= 0:
 		return fmt.Errorf("--runner-timeout %v: it is longer than 0", o.RunnerWait)
+	case o.Jobs.Parallel < 1 || o.Jobs.Parallel > 64:
+		return fmt.Errorf("--jobs-parallel %d: it is 1 to 64", o.Jobs.Parallel)
+	case o.Jobs.Patience <= 0:
+		return fmt.Errorf("--jobs-patience %v: it is longer than 0", o.Jobs.Patience)
 	case o.Jobs.EmbedRequests < 1 || o.Jobs.EmbedRequests > 64:
 		return fmt.Errorf("--jobs-embed-requests %d: it is 1 to 64", o.Jobs.EmbedRequests)
 	case o.Jobs.EmbedBatch < 1 || o.Jobs.EmbedBatch > 2048:
@@ -204,7 +211,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 		return err
 	}
 	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st, Open: from.open, Check: from.check,
-		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
+		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, Parallel: o.Jobs.Parallel, Patience: o.Jobs.Patience, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
 	if err != nil {
 		return err
 	}

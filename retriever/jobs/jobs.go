@@ -13,17 +13,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -81,8 +77,9 @@ type Options struct {
 	Checkpoint time.Duration // between durable points of a copy. Default 2 s
 	MinRecall  float64       // recall@10 that a new generation must reach. Default 0.9
 	MaxBad     float64       // share of the rows that may be left out. Default 0.1
-	Attempts   int           // tries without progress when the store or a runner is away. Default 5
-	Backoff    time.Duration // before the second try, doubled each time. Default 2 s
+	Parallel   int           // jobs at once, each of another collection. Default 1
+	Patience   time.Duration // without progress when the store or a runner is away, before a job fails. Default 10 min
+	Backoff    time.Duration // before the second try, doubled up to 30 s. Default 1 s
 }
 
 const (
@@ -112,8 +109,9 @@ type Manager struct {
 	o     Options
 	mu    sync.Mutex
 	jobs  map[string]*job
-	queue []string // ids, first come first
-	wake  chan struct{}
+	queue []string        // ids, first come first
+	busy  map[string]bool // collections that a job is at
+	wake  chan struct{}   // closed when queue or busy changed
 }
 
 // Open reads the jobs of o.Dir. Those that had not ended wait again.
@@ -123,12 +121,13 @@ func Open(o Options) (*Manager, error) {
 	o.Checkpoint = cmp.Or(o.Checkpoint, 2*time.Second)
 	o.MinRecall = cmp.Or(o.MinRecall, 0.9)
 	o.MaxBad = cmp.Or(o.MaxBad, 0.1)
-	o.Attempts = cmp.Or(o.Attempts, 5)
-	o.Backoff = cmp.Or(o.Backoff, 2*time.Second)
+	o.Parallel = cmp.Or(o.Parallel, 1)
+	o.Patience = cmp.Or(o.Patience, 10*time.Minute)
+	o.Backoff = cmp.Or(o.Backoff, time.Second)
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("job folder: %w", err)
 	}
-	m := &Manager{o: o, jobs: map[string]*job{}, wake: make(chan struct{}, 1)}
+	m := &Manager{o: o, jobs: map[string]*job{}, busy: map[string]bool{}, wake: make(chan struct{})}
 	files, err := filepath.Glob(filepath.Join(o.Dir, "*.json"))
 	if err != nil {
 		return nil, err
@@ -250,10 +249,7 @@ func (m *Manager) Submit(r retrieverapi.JobRequest) (retrieverapi.Job, error) {
 	m.jobs[j.ID] = j
 	m.queue = append(m.queue, j.ID)
 	m.forget()
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.rouse()
 	return j.copy(), nil
 }
 
@@ -351,129 +347,4 @@ func (m *Manager) Cancel(ctx context.Context, id string) (retrieverapi.Job, erro
 		case <-changed:
 		}
 	}
-}
-
-// end records how the job came out.
-func (m *Manager) end(j *job, state string, cause error) error {
-	err := os.Remove(m.scratch(j.ID))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, m.update(j, true, func(j *job) {
-		now := time.Now().UTC()
-		j.State, j.FinishedAt, j.ETA = state, &now, nil
-		if state == retrieverapi.JobDone {
-			j.Phase = "done"
-		}
-		if cause != nil {
-			j.Error = imagebind.MessageOf(cause)
-		}
-	}))
-}
-
-// Run works through the queue until ctx ends. A job under way then keeps its
-// state, and goes on after the next Open.
-func (m *Manager) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		m.mu.Lock()
-		var j *job
-		if len(m.queue) > 0 {
-			j, m.queue = m.jobs[m.queue[0]], m.queue[1:]
-		}
-		m.mu.Unlock()
-		if j == nil {
-			select {
-			case <-ctx.Done():
-			case <-m.wake:
-			}
-			continue
-		}
-		m.run(ctx, j)
-	}
-}
-
-// run takes one job to its end, or to the process's.
-func (m *Manager) run(ctx context.Context, j *job) {
-	log := slog.With("job", j.ID, "collection", j.Collection, "source", j.Source.Path)
-	work, cancel := context.WithCancel(ctx)
-	defer cancel()
-	skip := false
-	err := m.update(j, true, func(j *job) {
-		if j.Over() { // cancelled while it waited
-			skip = true
-			return
-		}
-		j.State, j.Phase, j.cancel = retrieverapi.JobRunning, "open", cancel
-		if j.StartedAt == nil {
-			now := time.Now().UTC()
-			j.StartedAt = &now
-		}
-		if j.Cancelled {
-			cancel()
-		}
-	})
-	if skip {
-		return
-	}
-	log.Info("job starts", "resumed", j.Resumed)
-	for try := 1; err == nil; try++ {
-		before := j.Point.Position
-		err = m.rebuild(work, j)
-		if j.Point.Position > before {
-			try = 1
-		}
-		// A full disk is full of the job's own rows: ending it makes room.
-		if err == nil || work.Err() != nil || try >= m.o.Attempts || imagebind.KindOf(err) != imagebind.Unavailable || errors.Is(err, syscall.ENOSPC) {
-			break
-		}
-		log.Warn("the store or the runner is away; the job goes on later", "try", try, "err", err)
-		select {
-		case <-work.Done():
-		case <-time.After(m.o.Backoff << (try - 1)):
-			err = nil
-		}
-	}
-	state := retrieverapi.JobFailed
-	m.mu.Lock()
-	j.cancel = nil
-	asked := j.Cancelled
-	m.mu.Unlock()
-	switch {
-	case err == nil:
-		state = retrieverapi.JobDone
-	case asked && work.Err() != nil:
-		state, err = retrieverapi.JobCancelled, nil
-	case ctx.Err() != nil:
-		log.Info("job stops; it goes on after the next start")
-		return
-	}
-	if state != retrieverapi.JobDone {
-		if err := m.abort(context.WithoutCancel(ctx), j); err != nil {
-			log.Warn("the unfinished generation stays", "err", err)
-		}
-	}
-	if e := m.end(j, state, err); e != nil {
-		log.Error("job file", "err", e)
-	}
-	log.Info("job ends", "state", state, "rows", j.RowsDone, "err", err)
-}
-
-// abort removes the job's generation, where there is one.
-func (m *Manager) abort(ctx context.Context, j *job) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	m.mu.Lock()
-	dim := 0
-	if j.Checks != nil {
-		dim = j.Checks.Dim
-	}
-	m.mu.Unlock()
-	if dim == 0 {
-		return nil // Build was never reached
-	}
-	b, err := m.o.Store.Build(ctx, j.Collection, store.Spec{Dim: dim, Index: j.Index, Model: j.Model}, j.ID)
-	if err != nil {
-		return err
-	}
-	return b.Abort(ctx)
 }

@@ -151,7 +151,7 @@ func (g *generation) Abort(context.Context) error {
 
 func open(t *testing.T, dir string, l *ledger, src *table) *Manager {
 	t.Helper()
-	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Checkpoint: time.Nanosecond,
+	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Patience: 200 * time.Millisecond, Checkpoint: time.Nanosecond,
 		Open: func(context.Context, retrieverapi.Source, string) (Source, error) { return src, nil }})
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +414,7 @@ func (m made) Why(row int) string { return fmt.Sprint("no picture ", row) }
 // openMade is open for a source that hash may change; it keeps a scratch file.
 func openMade(t *testing.T, dir string, l *ledger, src *table, hash *string) *Manager {
 	t.Helper()
-	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Checkpoint: time.Nanosecond,
+	m, err := Open(Options{Dir: dir, Store: l, Backoff: time.Millisecond, Patience: 200 * time.Millisecond, Checkpoint: time.Nanosecond,
 		Open: func(_ context.Context, _ retrieverapi.Source, scratch string) (Source, error) {
 			return made{src, *hash}, os.WriteFile(scratch, []byte("x"), 0o600)
 		}})

@@ -479,3 +479,92 @@ func TestReleasedComesBack(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+// Another process makes a generation of another dim behind the same alias. The
+// SDK keeps schemas by the name that was used, for ever; a store that knew the
+// old one must read and write the new.
+func TestOtherDimBehindTheAlias(t *testing.T) {
+	s, other, ctx := open(t), open(t), t.Context()
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 8}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upsert(ctx, n, rows(0, 3, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := other.Info(ctx, n); err != nil || i.Dim != 8 {
+		t.Fatal(i, err)
+	}
+	wide := rows(0, 5, 16)
+	b, err := s.Build(ctx, n, store.Spec{Dim: 16}, "wider")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Append(ctx, wide); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.drop.Wait() // the old one is out of memory: the other process has to look again
+	if _, err := other.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{rows(0, 1, 8)[0].Vector}, K: 1}); err == nil {
+		t.Error("the other process found rows in a generation that was put aside")
+	}
+	got, err := other.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{wide[3].Vector}, K: 5})
+	if err != nil || len(got[0]) != 5 || got[0][0].ID != wide[3].ID || len(got[0][0].Prototype) != 16 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := other.Upsert(ctx, n, rows(9, 1, 16)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Answers over the 4 MB that gRPC takes when options are set without the
+// SDK's own come through, batches over the server's 64 MiB are cut.
+func TestBigMessages(t *testing.T) {
+	s, ctx := open(t), t.Context()
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 4096}); err != nil {
+		t.Fatal(err)
+	}
+	all := rows(0, 4200, 4096) // 69 MB
+	start := time.Now()
+	if err := s.Upsert(ctx, n, all); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d rows of 16 KiB in %v", len(all), time.Since(start))
+	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[0].Vector, all[1].Vector}, K: 1000}) // 16 MB a list
+	if err != nil || len(got) != 2 || len(got[1]) != 1000 || got[1][0].ID != all[1].ID {
+		t.Fatal(len(got), err)
+	}
+}
+
+// Rows of the same vector, more than are asked for to spare: which of them are
+// among the nearest follows their ids, in every search.
+func TestManyTies(t *testing.T) {
+	s, ctx := open(t), t.Context()
+	n := name(t, s)
+	if _, err := s.Create(ctx, n, store.Spec{Dim: 16}); err != nil {
+		t.Fatal(err)
+	}
+	all := rows(0, 60, 16)
+	for i := range 20 { // of the same vector
+		all[40+i].Vector = all[40].Vector
+	}
+	if err := s.Upsert(ctx, n, all); err != nil {
+		t.Fatal(err)
+	}
+	q := all[40].Vector
+	got, err := s.Search(ctx, n, store.Query{Vectors: []imagebind.Embedding{all[0].Vector, q}, K: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range got[1] {
+		if want := fmt.Sprintf("r%06d", 40+i); h.ID != want {
+			t.Errorf("place %d: %s, want %s", i, h.ID, want)
+		}
+	}
+	if got[0][0].ID != all[0].ID || len(got[0]) != 10 {
+		t.Errorf("the other query: %v", got[0])
+	}
+}
