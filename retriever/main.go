@@ -21,6 +21,7 @@ import (
 	"imagebind-llm/internal/config"
 	"imagebind-llm/internal/httpapi"
 	"imagebind-llm/internal/version"
+	"imagebind-llm/retriever/device"
 	"imagebind-llm/retriever/flat"
 	"imagebind-llm/retriever/jobs"
 	"imagebind-llm/retriever/milvus"
@@ -37,6 +38,8 @@ type options struct {
 	Store      string        `koanf:"store" help:"where rows are kept: embedded (exact, files in --data) or milvus"`
 	Keep       int           `koanf:"keep" help:"generations that served and are kept beside the one that does, to go back to"`
 	Values     string        `koanf:"values" help:"embedded store: rows of new generations in float32, or in float16 (half the disk, rounded)"`
+	Device     string        `koanf:"device" help:"embedded store: where candidates are found in half precision: cuda, cuda:N or cpu (for tests); empty: the codes are scanned"`
+	ORTLib     string        `koanf:"ort_lib" help:"the onnxruntime library, for --device; empty: $ORT_LIB, beside the program, .cache/ort, the system's"`
 	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
 	Keys       []string      `koanf:"keys" secret:"true" help:"bearer keys, any of which lets a request in; none: no check"`
 	Runners    []string      `koanf:"runners" help:"URLs of runners that rebuild jobs may have media embedded by; empty: none"`
@@ -110,6 +113,7 @@ the file.`,
 		Example: `  retriever serve
   retriever serve --listen :8081 --data data/retriever --source-root demo
   retriever serve --source-root demo --runners http://localhost:8080
+  retriever serve --values float16 --device cuda
   retriever serve --store milvus --milvus localhost:19530
   curl -X PUT localhost:8081/v1/collections/pets -d '{"dim": 1024}'
   curl localhost:8081/v1/jobs -d '{"type": "rebuild", "collection": "pets", "source": {"path": "features.npy"}}'
@@ -148,6 +152,8 @@ func (o *options) check() error {
 		return errors.New("--store milvus needs --milvus HOST:PORT")
 	case o.Values != "float32" && o.Values != "float16":
 		return fmt.Errorf("--values %q: they are float32 or float16", o.Values)
+	case o.Store == "milvus" && o.Device != "":
+		return errors.New("--device is for --store embedded: Milvus has its own")
 	case o.Keep < 0:
 		return fmt.Errorf("--keep %d: it is 0 or more", o.Keep)
 	case o.Data == "":
@@ -171,6 +177,11 @@ func (o *options) check() error {
 	case o.Cache < 0:
 		return fmt.Errorf("--cache-bytes %d: it is 0 or more", o.Cache)
 	}
+	if o.Device != "" {
+		if _, err := device.Parse(o.Device); err != nil {
+			return fmt.Errorf("--%w", err)
+		}
+	}
 	_, err := o.sources()
 	return err
 }
@@ -193,8 +204,38 @@ func (o *options) open() (store.Store, error) {
 			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe, ObjectStorage: o.MilvusObjects, Keep: keep,
 			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
 	}
-	return flat.Open(filepath.Join(o.Data, "collections"), flat.Options{Keep: keep, Half: o.Values == "float16"})
+	fo := flat.Options{Keep: keep, Half: o.Values == "float16"}
+	dir := filepath.Join(o.Data, "collections")
+	if o.Device == "" {
+		return flat.Open(dir, fo)
+	}
+	do, err := device.Parse(o.Device)
+	if err != nil {
+		return nil, err
+	}
+	do.Library = o.ORTLib
+	d, err := device.Open(do)
+	if err != nil {
+		return nil, err
+	}
+	fo.Load = func(ctx context.Context, n, dim int, read func(int, []uint16) error) (flat.Matrix, error) {
+		return d.Load(ctx, n, dim, read)
+	}
+	s, err := flat.Open(dir, fo)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return onDevice{s, d}, nil
 }
+
+// onDevice is an embedded store with its device.
+type onDevice struct {
+	*flat.Store
+	device *device.Device
+}
+
+// Close closes both.
+func (s onDevice) Close() error { return errors.Join(s.Store.Close(), s.device.Close()) }
 
 func (o *options) serve(ctx context.Context) (err error) {
 	config.Log(o)

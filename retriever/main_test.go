@@ -321,6 +321,9 @@ func TestExitCodes(t *testing.T) {
 		{"a runner that is no URL", []string{"serve", "--runners", "runner:8080"}, 2, "http://localhost:8080"},
 		{"no requests", []string{"serve", "--jobs-embed-requests", "0"}, 2, "1 to 64"},
 		{"no batch", []string{"serve", "--jobs-embed-batch", "4000"}, 2, "1 to 2048"},
+		{"a device of another kind", []string{"serve", "--device", "tpu"}, 2, "cuda:N"},
+		{"a device beside Milvus", []string{"serve", "--store", "milvus", "--device", "cuda"}, 2, "embedded"},
+		{"a device without its library", []string{"serve", "--data", dir, "--device", "cpu", "--ort-lib", bad + ".so"}, 1, "onnxruntime"},
 		{"log format", []string{"serve", "--log-format", "xml"}, 2, "xml"},
 		{"address in use", []string{"serve", "--data", dir, "--listen", busy.Addr().String()}, 1, "address already in use"},
 	}

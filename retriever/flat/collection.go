@@ -83,7 +83,11 @@ func (c *collection) info() (store.Info, error) {
 	}
 	defer p.done()
 	m.Count = p.shown.Load().count()
-	return c.infoOf(m.generation, true), nil
+	i := c.infoOf(m.generation, true)
+	if f := p.fast.Load(); f != nil {
+		i.Device = store.Device{Rows: f.n, Queries: f.asked.Load(), Scanned: f.unsure.Load()}
+	}
+	return i, nil
 }
 
 // do runs f when the ops before it are done.

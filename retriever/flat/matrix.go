@@ -41,7 +41,7 @@ type fast struct {
 	long  float64 // … and at most this
 	loss  float64 // no row there is further than this from scale·row: it was rounded
 
-	asked, unsure atomic.Int64 // queries
+	asked, unsure atomic.Int64 // queries: store.Device's
 }
 
 // off is how far the device's score of a row may be from the product of a unit
@@ -260,7 +260,6 @@ func (p *part) unload() {
 
 // free gives the device's memory back.
 func (f *fast) free(folder string) {
-	slog.Debug("flat: rows leave the device", "folder", folder, "queries", f.asked.Load(), "scanned", f.unsure.Load())
 	if err := f.m.Close(); err != nil {
 		slog.Warn("flat: free the rows on the device", "folder", folder, "err", err)
 	}

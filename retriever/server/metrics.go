@@ -62,6 +62,8 @@ type state struct {
 
 var (
 	rowsDesc       = prometheus.NewDesc("retriever_rows", "Rows that serve.", []string{"collection"}, nil)
+	deviceDesc     = prometheus.NewDesc("retriever_device_rows", "Rows that serve and are on the device.", []string{"collection"}, nil)
+	askedDesc      = prometheus.NewDesc("retriever_device_queries_total", "Queries without a filter by what answered them, the device or a scan of all rows; since the rows were loaded.", []string{"collection", "by"}, nil)
 	generationDesc = prometheus.NewDesc("retriever_generation", "The generation that serves.", []string{"collection"}, nil)
 	jobsDesc       = prometheus.NewDesc("retriever_jobs", "Jobs by state.", []string{"state"}, nil)
 	upDesc         = prometheus.NewDesc("retriever_store_up", "1 when the store lists its collections.", nil, nil)
@@ -69,7 +71,7 @@ var (
 
 // Describe lists the state's metrics.
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{rowsDesc, generationDesc, jobsDesc, upDesc} {
+	for _, d := range []*prometheus.Desc{rowsDesc, deviceDesc, askedDesc, generationDesc, jobsDesc, upDesc} {
 		ch <- d
 	}
 }
@@ -84,6 +86,11 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 		for _, i := range infos {
 			ch <- prometheus.MustNewConstMetric(rowsDesc, prometheus.GaugeValue, float64(i.Count), i.Name)
 			ch <- prometheus.MustNewConstMetric(generationDesc, prometheus.GaugeValue, float64(i.Generation), i.Name)
+			if d := i.Device; d.Rows > 0 {
+				ch <- prometheus.MustNewConstMetric(deviceDesc, prometheus.GaugeValue, float64(d.Rows), i.Name)
+				ch <- prometheus.MustNewConstMetric(askedDesc, prometheus.CounterValue, float64(d.Queries-d.Scanned), i.Name, "device")
+				ch <- prometheus.MustNewConstMetric(askedDesc, prometheus.CounterValue, float64(d.Scanned), i.Name, "scan")
+			}
 		}
 	}
 	ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up)

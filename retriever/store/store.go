@@ -37,6 +37,14 @@ type Info struct {
 	Generation int // of these rows; a rebuild adds one
 	BuiltAt    time.Time
 	Serves     bool // searches see these rows; false of a generation that is only kept
+	Device     Device
+}
+
+// A Device is what one does for a collection, since its rows were loaded.
+type Device struct {
+	Rows    int   // among which it finds candidates; 0: it is not used
+	Queries int64 // without a filter
+	Scanned int64 // of them, whose candidates did not surely have the best rows: all were scanned
 }
 
 // A Query is a search over one collection.
