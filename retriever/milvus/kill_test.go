@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -119,13 +118,7 @@ func TestKilledWhileBuilding(t *testing.T) {
 		who := "milvus"
 		killed := time.Now()
 		if round%2 == 0 {
-			pid, err := os.ReadFile(filepath.Join(serverDir, "milvus.pid"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := exec.Command("kill", "-9", strings.TrimSpace(string(pid))).Run(); err != nil {
-				t.Fatal(err)
-			}
+			killServer(t)
 			if out, err := exec.Command("../../scripts/milvus.sh", "start", serverDir).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}

@@ -310,6 +310,29 @@ func TestIndexTypes(t *testing.T) {
 	}
 }
 
+// killServer kills the server that this test started with SIGKILL and returns
+// when it is gone.
+func killServer(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(serverDir, "milvus.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := strings.TrimSpace(string(text))
+	if err := exec.Command("kill", "-9", pid).Run(); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("the server outlives its kill")
+		}
+	}
+}
+
 // A server that was killed is found again by the same Store, with every row
 // that it had acknowledged.
 func TestServerKilled(t *testing.T) {
@@ -328,13 +351,7 @@ func TestServerKilled(t *testing.T) {
 	if err := s.Upsert(ctx, n, all); err != nil {
 		t.Fatal(err)
 	}
-	pid, err := os.ReadFile(filepath.Join(serverDir, "milvus.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := exec.Command("kill", "-9", strings.TrimSpace(string(pid))).Run(); err != nil {
-		t.Fatal(err)
-	}
+	killServer(t)
 	killed := time.Now()
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	if err := s.Ready(short); err == nil {
