@@ -248,7 +248,8 @@ or not at all.` + configNote,
 serves, and follow it; where such a job is under way, follow that. The path is
 the retriever's, under its --source-root: .npy, .parquet, .safetensors, a faiss
 .index (also of codes: SQ, PQ, IVF), a folder of such, or media with --runner: a
-folder, one file, or a .jsonl list of {"path", "caption", …}.` + configNote,
+folder, one file, a .jsonl, .csv or .tsv list with path, caption, …, or
+webdataset .tar shards.` + configNote,
 			Example: `  exporter cache --retriever http://localhost:8081 --collection default --path features.npy
   exporter cache --collection pets --path pictures --runner http://localhost:8080 --no-wait
   exporter cache --collection motion --path traces --runner http://localhost:8080 --modality imu --param rate=200`,

@@ -224,7 +224,8 @@ type JobRequest struct {
 }
 
 // A Source says where a rebuild's rows come from: a table of features, or with
-// Runner media that it embeds: a folder, one file, or a .jsonl list of files.
+// Runner media that it embeds: a folder, one file, a list of files
+// (.jsonl, .csv, .tsv), or .tar archives of samples.
 type Source struct {
 	Path     string         `json:"path"`               // under the retriever's --source-root
 	Runner   string         `json:"runner,omitempty"`   // URL of one of the retriever's --runners

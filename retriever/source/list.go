@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -25,22 +24,25 @@ import (
 	"imagebind-llm/retriever/store"
 )
 
-// A list is media in a fixed order: those of a folder, one file, or those that
-// a .jsonl names. Only their paths are in memory; what else is known of one is
-// read from the disk where it is asked for.
+// A list is media in a fixed order: those of a folder, one file, those that a
+// .jsonl, .csv (csv.go) or .tsv names, or the samples of .tar archives (tar.go).
+// Only their paths are in memory; what else is known of one is read from the disk
+// where it is asked for.
 //
 // Beside a folder's media may lie dog.txt, the caption of dog.jpg, and in the
 // folder itself captions.jsonl (or metadata.jsonl, as Hugging Face has it): an
 // object a line with path (or file_name) and any of id, caption, uri and
 // metadata. A .jsonl list has such lines too, one a row and in that order, with
 // modality and params where a row has its own, and text in the place of path for
-// a text to embed. Paths are relative to the folder of the file that names them.
+// a text to embed. Paths are relative to the folder of the file that names them;
+// that of a .tar stands for all its samples.
 type list struct {
 	root  *os.Root // the source root: links do not lead out of it
 	dir   string   // of the folder, file or .jsonl, within root
 	media []medium
-	notes *os.File // captions.jsonl or the list; nil: none
-	name  string   // of notes
+	notes *os.File                      // captions.jsonl or the list; nil: none
+	name  string                        // of notes
+	note  func(at int64) (entry, error) // reads one of notes, at an offset
 	// modality and params are those of the whole source.
 	modality string
 	params   map[string]any
@@ -48,17 +50,26 @@ type list struct {
 
 // A medium is one row's.
 type medium struct {
-	path  string // in root; "" for a text, which stands in its note
-	size  int64  // bytes; -1: it is not there, or no plain file
-	note  int64  // where its line of notes begins; -1: it has none
-	title bool   // a .txt beside it is its caption
+	path   string // in root; "" for a text, which stands in its note
+	member string // in the .tar at path; "": it is the file itself
+	size   int64  // bytes; -1: it is not there, or no plain file; or unreadable
+	note   int64  // where its line of notes begins, in a .tar its sample; -1: it has none
+	title  bool   // a .txt beside it is its caption
+}
+
+// unreadable is the size of a medium whose note is broken: a row left out.
+const unreadable = -2
+
+// name is what a medium is called to people.
+func (m medium) name() string {
+	if m.member == "" {
+		return m.path
+	}
+	return m.path + "/" + m.member
 }
 
 // textModality is of texts: files of it hold UTF-8, and their part is no URL.
 const textModality = "text"
-
-// notesNames are the files of notes in a folder of media; the first that is there is read.
-var notesNames = []string{"captions.jsonl", "metadata.jsonl"}
 
 // openList lists the media at name in root. h takes in all that the rows are made of.
 func openList(ctx context.Context, root *os.Root, name string, s retrieverapi.Source, h hash.Hash) (*list, error) {
@@ -67,12 +78,24 @@ func openList(ctx context.Context, root *os.Root, name string, s retrieverapi.So
 	switch {
 	case err != nil:
 	case info.IsDir():
-		if err = l.walk(ctx); err == nil {
-			err = l.annotate(h)
-		}
+		err = l.folder(ctx, h)
 	case strings.EqualFold(path.Ext(name), ".jsonl"):
 		l.dir = path.Dir(name)
 		err = l.read(ctx, path.Base(name), h)
+	case strings.EqualFold(path.Ext(name), ".tar"):
+		l.dir = path.Dir(name)
+		err = l.archive(ctx, name, h)
+	case isTable(name):
+		var ok bool
+		l.dir = path.Dir(name)
+		ok, err = l.table(ctx, path.Base(name), h)
+		switch {
+		case err != nil || ok:
+		case s.Modality == "" || s.Modality == textModality:
+			err = imagebind.Errorf(imagebind.Invalid, "the first line of %s names no column path, file or text", path.Base(name))
+		default: // a medium that is a table, as a trace of motion
+			l.media = []medium{{path: name, size: info.Size(), note: -1, title: l.has(caption(name))}}
+		}
 	case info.Mode().IsRegular():
 		l.dir = path.Dir(name)
 		l.media = []medium{{path: name, size: info.Size(), note: -1, title: l.has(caption(name)) && s.Modality != textModality}}
@@ -83,108 +106,36 @@ func openList(ctx context.Context, root *os.Root, name string, s retrieverapi.So
 		return nil, errors.Join(invalid(err), l.close())
 	}
 	for _, m := range l.media {
-		fmt.Fprintf(h, "%q %d %v\n", m.path, m.size, m.title)
+		fmt.Fprintf(h, "%q %d %v\n", m.name(), m.size, m.title)
 	}
 	return l, nil
-}
-
-// wanted says whether a file of a folder is a medium. Without a modality the
-// runner tells by content, and what cannot be any is left out by its name.
-func wanted(name, modality string) bool {
-	ext := strings.ToLower(path.Ext(name))
-	switch {
-	case strings.HasPrefix(name, "."):
-		return false
-	case modality == textModality:
-		return ext == ".txt"
-	case slices.Contains([]string{".json", ".jsonl", ".md", ".yaml", ".yml", ".html", ".xml", ".log"}, ext):
-		return false
-	}
-	return modality != "" || !slices.Contains([]string{".txt", ".csv", ".tsv", ".py", ".parquet", ".tar", ".zip", ".gz"}, ext)
-}
-
-// caption is the name of a caption beside the medium name.
-func caption(name string) string { return strings.TrimSuffix(name, path.Ext(name)) + ".txt" }
-
-// walk lists the folder's media, below it too, each folder by name. Links to
-// files within the root are followed, those to folders are not.
-func (l *list) walk(ctx context.Context) error {
-	texts := map[string]bool{}
-	err := fs.WalkDir(l.root.FS(), l.dir, func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && name != l.dir && strings.HasPrefix(d.Name(), "."):
-			return fs.SkipDir
-		case d.IsDir():
-			return ctx.Err()
-		}
-		info, err := d.Info()
-		if err == nil && d.Type()&fs.ModeSymlink != 0 {
-			info, err = l.root.Stat(name)
-		}
-		if err != nil || !info.Mode().IsRegular() { // gone, a link that leads out or to nothing, a pipe
-			return nil
-		}
-		if path.Ext(name) == ".txt" {
-			texts[name] = true
-		}
-		if wanted(d.Name(), l.modality) {
-			l.media = append(l.media, medium{path: name, size: info.Size(), note: -1})
-		}
-		return nil
-	})
-	if err != nil || l.modality == textModality {
-		return err
-	}
-	captions := map[string]bool{} // which by their names may be media themselves
-	for i, m := range l.media {
-		if c := caption(m.path); c != m.path && texts[c] {
-			l.media[i].title, captions[c] = true, true
-		}
-	}
-	l.media = slices.DeleteFunc(l.media, func(m medium) bool { return captions[m.path] })
-	return nil
-}
-
-// annotate finds the folder's file of notes, and which line is of which medium.
-func (l *list) annotate(h hash.Hash) error {
-	i := slices.IndexFunc(notesNames, func(name string) bool { return l.has(path.Join(l.dir, name)) })
-	if i < 0 {
-		return nil
-	}
-	at := make(map[string]int, len(l.media))
-	for i, m := range l.media {
-		at[m.path] = i
-	}
-	found := 0
-	lines, err := l.scan(notesNames[i], h, func(offset int64, e entry) error {
-		if i, ok := at[e.path]; ok {
-			l.media[i].note = offset
-			found++
-		}
-		return nil
-	})
-	if err == nil && lines > 0 && found == 0 {
-		err = imagebind.Errorf(imagebind.Invalid, "none of the %d paths of %s is a medium in its folder", lines, l.name)
-	}
-	return err
 }
 
 // read takes the media from a list.
 func (l *list) read(ctx context.Context, name string, h hash.Hash) error {
 	_, err := l.scan(name, h, func(offset int64, e entry) error {
-		m := medium{path: e.path, size: int64(len(e.text)), note: offset}
-		if m.path != "" {
-			m.size = -1
-			if info, err := l.root.Stat(m.path); err == nil && info.Mode().IsRegular() {
-				m.size = info.Size()
-			}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		l.media = append(l.media, m)
-		return ctx.Err()
+		return l.add(ctx, e, offset, h)
 	})
 	return err
+}
+
+// add takes the medium of a list's entry, or the samples where it is a .tar.
+func (l *list) add(ctx context.Context, e entry, offset int64, h hash.Hash) error {
+	if strings.EqualFold(path.Ext(e.path), ".tar") {
+		return l.archive(ctx, e.path, h)
+	}
+	m := medium{path: e.path, size: int64(len(e.text)), note: offset}
+	if m.path != "" {
+		m.size = -1
+		if info, err := l.root.Stat(m.path); err == nil && info.Mode().IsRegular() {
+			m.size = info.Size()
+		}
+	}
+	l.media = append(l.media, m)
+	return nil
 }
 
 // scan opens a file of notes and calls f with each.
@@ -194,6 +145,13 @@ func (l *list) scan(name string, h hash.Hash, f func(offset int64, e entry) erro
 		return 0, err
 	}
 	l.notes, l.name = file, name
+	l.note = func(at int64) (entry, error) {
+		line, err := nextLine(bufio.NewReaderSize(io.NewSectionReader(file, at, maxLine), maxLine), name, 0)
+		if err != nil {
+			return entry{}, err
+		}
+		return l.parse(line)
+	}
 	return eachLine(io.TeeReader(file, h), name, func(number int, at int64, line []byte) error {
 		e, err := l.parse(line)
 		if err != nil {
@@ -210,6 +168,16 @@ type entry struct {
 	text      string
 	modality  string
 	params    map[string]any
+	wrong     error // why there is no more of it; the row is left out
+}
+
+// below returns the path of a file that a list names, which is below the root.
+func (l *list) below(name string) (string, error) {
+	full := path.Join(l.dir, name)
+	if path.IsAbs(name) || !fs.ValidPath(full) {
+		return "", fmt.Errorf("the path %q is not below the source root; it is relative to the folder of %s", name, l.name)
+	}
+	return full, nil
 }
 
 func (l *list) parse(line []byte) (entry, error) {
@@ -239,8 +207,8 @@ func (l *list) parse(line []byte) (entry, error) {
 		return e, err
 	}
 	if name != "" {
-		if e.path = path.Join(l.dir, name); path.IsAbs(name) || !fs.ValidPath(e.path) {
-			return e, fmt.Errorf("the path %q is not below the source root; it is relative to the folder of %s", name, l.name)
+		if e.path, err = l.below(name); err != nil {
+			return e, err
 		}
 	}
 	e.Row, err = noteOf(fields)
@@ -256,20 +224,28 @@ func (l *list) has(name string) bool {
 // there is one.
 func (l *list) entry(row int) (entry, error) {
 	m, e := l.media[row], entry{path: l.media[row].path}
-	if m.note >= 0 {
-		line, err := nextLine(bufio.NewReaderSize(io.NewSectionReader(l.notes, m.note, maxLine), maxLine), l.name, row)
-		if err == nil {
-			e, err = l.parse(line)
+	var err error
+	switch {
+	case m.sample():
+		e = l.sample(m)
+	case m.note >= 0:
+		if e, err = l.note(m.note); err != nil {
+			err = imagebind.Errorf(imagebind.Invalid, "%s, row %d: %w", l.name, row, err)
 		}
-		if err != nil {
-			return e, imagebind.Errorf(imagebind.Invalid, "%s, row %d: %w", l.name, row, err)
-		}
+	}
+	if m.size == unreadable {
+		e.wrong = err
+	} else if err != nil {
+		return e, err
+	}
+	if e.wrong != nil {
+		return entry{Row: store.Row{ID: strconv.Itoa(row)}, path: m.path, wrong: e.wrong}, nil
 	}
 	e.modality = cmp.Or(e.modality, l.modality)
 	if e.params == nil {
 		e.params = l.params
 	}
-	if e.Caption == "" {
+	if e.Caption == "" && !m.sample() {
 		e.Caption = l.caption(m, e)
 	}
 	if m.path == "" {
@@ -277,10 +253,10 @@ func (l *list) entry(row int) (entry, error) {
 		return e, nil
 	}
 	if e.ID == "" {
-		e.ID = id(strings.TrimPrefix(m.path, l.dir+"/"))
+		e.ID = id(strings.TrimPrefix(m.name(), l.dir+"/"))
 	}
 	if e.URI == "" {
-		e.URI = (&url.URL{Scheme: "file", Opaque: escape(m.path)}).String()
+		e.URI = (&url.URL{Scheme: "file", Opaque: escape(m.path), Fragment: m.member}).String()
 	}
 	return e, nil
 }
@@ -342,14 +318,21 @@ func (l *list) load(row int, limit int64) ([]byte, error) {
 	if m.size > limit {
 		return nil, imagebind.Errorf(imagebind.TooLarge, "it has %d bytes; at most %d are sent to a runner", m.size, limit)
 	}
-	f, err := l.root.Open(m.path)
+	if m.member != "" {
+		return l.loadMember(m)
+	}
+	info, err := l.root.Stat(m.path) // before it is opened: a pipe would wait there
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, imagebind.Errorf(imagebind.Invalid, "it is no plain file")
+	}
+	var f *os.File
+	if err == nil {
+		f, err = l.root.Open(m.path)
+	}
 	if err != nil {
 		return nil, imagebind.Errorf(imagebind.NotFound, "it cannot be read: %w", err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, imagebind.Errorf(imagebind.Invalid, "it is no plain file")
-	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
 	case err != nil:

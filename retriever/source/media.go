@@ -98,7 +98,7 @@ func (m *Media) Why(row int) string {
 	if r.why == "" || m.media[row].path == "" {
 		return r.why
 	}
-	return m.media[row].path + ": " + r.why
+	return m.media[row].name() + ": " + r.why
 }
 
 // Read returns the rows from at, at most n and at least one unless at is the
@@ -145,7 +145,9 @@ func (m *Media) kept(at, n int) ([]store.Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.Vector = r.embedding
+		if e.wrong == nil {
+			e.Vector = r.embedding
+		}
 		rows = append(rows, e.Row)
 	}
 	return rows, nil
@@ -259,6 +261,9 @@ func (m *Media) item(row int) (item, error) {
 	e, err := m.entry(row)
 	if err != nil {
 		return nil, err
+	}
+	if e.wrong != nil {
+		return nil, imagebind.Errorf(imagebind.Invalid, "%w", e.wrong)
 	}
 	part, err := m.model.part(e.modality)
 	if err != nil {

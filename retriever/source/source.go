@@ -9,8 +9,8 @@
 // features.npy (sidecar.go). A row that is given no id has its number, from 0,
 // as its id, or the one that a faiss map of ids gives it.
 //
-// Media are the other kind of source: a folder, or a list (list.go), whose files
-// a runner embeds (runner.go). Their rows are made when they are first read
+// Media are the other kind of source: a folder, a list (list.go) or archives of
+// samples (tar.go), whose files a runner embeds (runner.go). Their rows are made when they are first read
 // (media.go) and then kept on the disk (spool.go).
 package source
 
@@ -112,7 +112,7 @@ func (s *Source) add(path string) error {
 	name := filepath.Base(path)
 	open := openers[strings.ToLower(filepath.Ext(path))]
 	if open == nil {
-		return imagebind.Errorf(imagebind.Invalid, "%s is no table of features; it is a %s file, or a folder of them", name, kinds)
+		return imagebind.Errorf(imagebind.Invalid, "%s is no table of features, which is a %s file, or a folder of them; media, and lists of them, want a runner", name, kinds)
 	}
 	// A link in a folder could lead anywhere, and a pipe would never end.
 	if info, err := os.Lstat(path); err != nil {
