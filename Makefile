@@ -6,7 +6,7 @@ export IMAGEBIND_NEED ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ort build ## export the demo model, start retriever and runner, ask (DEMO_ONCE=1: then stop)
@@ -21,6 +21,10 @@ test: ort ## gofmt, vet, all tests
 .PHONY: build
 build: ## the three programs, in bin/
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./exporter ./runner ./retriever
+
+.PHONY: arm64
+arm64: ## the three programs for arm64, in bin/arm64; the retriever's kernels tested under qemu-user
+	@GO="$(GO)" LDFLAGS="$(LDFLAGS)" scripts/arm64.sh
 
 .PHONY: ort
 ort: ## the onnxruntime library, in .cache/ort (ORT_FLAVOUR=cuda: for CUDA)
