@@ -42,6 +42,8 @@ type options struct {
 	ORTLib     string        `koanf:"ort_lib" help:"the onnxruntime library, for --device; empty: $ORT_LIB, beside the program, .cache/ort, the system's"`
 	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
 	Keys       []string      `koanf:"keys" secret:"true" help:"bearer keys, any of which lets a request in; none: no check"`
+	Tenants    []string      `koanf:"tenants" secret:"true" help:"NAME=KEY of those who share this retriever, each with collections, jobs and a folder of sources of its own; keys see all"`
+	TenantRows int           `koanf:"tenant_rows" help:"rows that serve in all collections of a tenant together; 0: no bound"`
 	Runners    []string      `koanf:"runners" help:"URLs of runners that rebuild jobs may have media embedded by; empty: none"`
 	RunnerKey  string        `koanf:"runner_key" secret:"true" help:"bearer key sent to them"`
 	RunnerWait time.Duration `koanf:"runner_timeout" help:"longest try of one request to them"`
@@ -182,6 +184,9 @@ func (o *options) check() error {
 			return fmt.Errorf("--%w", err)
 		}
 	}
+	if _, err := server.ParseTenants(o.Keys, o.Tenants, o.TenantRows); err != nil {
+		return fmt.Errorf("--tenants: %w", err)
+	}
 	_, err := o.sources()
 	return err
 }
@@ -221,21 +226,8 @@ func (o *options) open() (store.Store, error) {
 	fo.Load = func(ctx context.Context, n, dim int, read func(int, []uint16) error) (flat.Matrix, error) {
 		return d.Load(ctx, n, dim, read)
 	}
-	s, err := flat.Open(dir, fo)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	return onDevice{s, d}, nil
+	return flat.Open(dir, fo)
 }
-
-// onDevice is an embedded store with its device.
-type onDevice struct {
-	*flat.Store
-	device *device.Device
-}
-
-// Close closes both.
-func (s onDevice) Close() error { return errors.Join(s.Store.Close(), s.device.Close()) }
 
 func (o *options) serve(ctx context.Context) (err error) {
 	config.Log(o)
@@ -251,7 +243,14 @@ func (o *options) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	tenants, err := server.ParseTenants(o.Keys, o.Tenants, o.TenantRows)
+	if err != nil {
+		return err
+	}
 	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(o.Data, "jobs"), Store: st, Open: from.open, Check: from.check,
+		Room: func(ctx context.Context, name string, rows int) error {
+			return tenants.Room(ctx, st, name, rows, false)
+		},
 		MaxQueued: o.Jobs.MaxQueued, Keep: o.Jobs.Keep, Parallel: o.Jobs.Parallel, Patience: o.Jobs.Patience, MinRecall: o.Jobs.MinRecall, MaxBad: o.Jobs.MaxBad})
 	if err != nil {
 		return err
@@ -260,7 +259,7 @@ func (o *options) serve(ctx context.Context) (err error) {
 	if o.Store == "milvus" {
 		cacheFor = 30 * time.Second
 	}
-	s := server.New(server.Options{CacheFor: cacheFor, Store: st, Jobs: m, Keys: o.Keys, MaxBody: o.MaxBody, MaxInFlight: o.InFlight, CacheBytes: o.Cache})
+	s := server.New(server.Options{CacheFor: cacheFor, Store: st, Jobs: m, Tenants: tenants, MaxBody: o.MaxBody, MaxInFlight: o.InFlight, CacheBytes: o.Cache})
 	working, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { m.Run(working) })

@@ -26,6 +26,7 @@ type env struct {
 	rounds, layers, features int
 	spin, half               bool
 	server, index            string // of Milvus
+	device                   string
 }
 
 // say tells what is being done, on stderr: stdout is the table's.

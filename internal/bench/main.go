@@ -36,6 +36,7 @@ var rows = []row{
 	{"encoders", "ImageBind's encoders in the released sizes with random weights, beside PyTorch", (*env).encoders},
 	{"cold", "7B int4 from a disk that is read for the first time to ready, beside a plain read", (*env).cold},
 	{"retrieval", "the embedded store with rows like image features, beside a read of its codes, faiss and onnxruntime", (*env).retrieval},
+	{"device", "the embedded store with candidates found by onnxruntime on -device, beside its own scan", (*env).deviceRow},
 	{"milvus", "the Milvus store beside the SDK alone, on the server that -milvus names", (*env).milvus},
 	{"memory", "bytes/s of a read loop over memory", (*env).memory},
 }
@@ -80,6 +81,7 @@ func run(args []string) error {
 	fs.IntVar(&e.layers, "layers", 32, "layers of the 7B-shaped decoder")
 	fs.IntVar(&e.features, "features", 300000, "rows of the retrieval row; 3000000 is the paper's cache, and takes 50 GB of disk")
 	fs.BoolVar(&e.half, "half", false, "rows of the retrieval row in float16")
+	fs.StringVar(&e.device, "device", "cpu", "cpu, cuda or cuda:N for the device row")
 	fs.StringVar(&e.server, "milvus", "", "HOST:PORT of a Milvus server for the milvus row")
 	fs.StringVar(&e.index, "index", "IVF_FLAT", "index of the milvus row: FLAT, IVF_FLAT or HNSW")
 	fs.BoolVar(&e.spin, "spin", false, "our idle threads spin (ort.spin)")

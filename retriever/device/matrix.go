@@ -27,48 +27,48 @@ const (
 	align        = 256 // of tensors on a device
 )
 
-// A Device runs searches, one after another.
+// A Device runs searches, one after another: a second would only share its
+// speed, and want memory of its own.
 type Device struct {
-	s      *ort.Session
-	chunk  int           // bytes of rows
-	turn   chan struct{} // holds one: who put it there may run the graph
-	closed bool
+	o     ort.Options
+	chunk int           // bytes of rows
+	turn  chan struct{} // holds one: who put it there may run the graph
 }
 
-// Open opens the graph on a device.
+// Open makes sure that the graph runs on a device. What it holds is its
+// matrices'.
 func Open(o Options) (*Device, error) {
 	if _, err := ort.Load(o.Library); err != nil {
 		return nil, err
 	}
-	s, err := ort.OpenModel("nearest", nearest, ort.Options{Provider: o.Provider, Device: o.Device})
-	if err != nil {
-		return nil, fmt.Errorf("open the graph on %s %d: %w", o.Provider, o.Device, err)
-	}
-	d := &Device{s: s, chunk: o.ChunkBytes, turn: make(chan struct{}, 1)}
+	d := &Device{o: ort.Options{Provider: o.Provider, Device: o.Device}, chunk: o.ChunkBytes, turn: make(chan struct{}, 1)}
 	if d.chunk == 0 {
 		d.chunk = 64 << 20
 		if o.Provider == "cuda" {
 			d.chunk = 1 << 30
 		}
 	}
-	return d, nil
+	s, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	return d, s.Close()
 }
 
-// Close frees the graph, after the search that runs; others fail. Matrices stay
-// until they are closed themselves.
-func (d *Device) Close() error {
-	d.turn <- struct{}{}
-	defer func() { <-d.turn }()
-	if d.closed {
-		return nil
+func (d *Device) open() (*ort.Session, error) {
+	s, err := ort.OpenModel("nearest", nearest, d.o)
+	if err != nil {
+		return nil, fmt.Errorf("open the graph on %s %d: %w", d.o.Provider, d.o.Device, err)
 	}
-	d.closed = true
-	return d.s.Close()
+	return s, nil
 }
 
 // A Matrix is rows on a device.
 type Matrix struct {
-	d      *Device
+	d *Device
+	// s is this matrix' own: a session keeps what it took of a device's memory, for
+	// itself, until it is closed.
+	s      *ort.Session
 	n, dim int
 	arena  *ort.Arena
 	chunks []chunk
@@ -100,7 +100,10 @@ func (d *Device) Load(ctx context.Context, n, dim int, read func(first int, rows
 	rows := divUp(n, 64*count) * 64                             // of a chunk; the last may have fewer
 	live := divUp(2*rows*dim, align) * align                    // where its live are, behind its rows
 	each := live + divUp(rows, align)*align
-	if m.arena, err = d.s.NewArena(count * each); err != nil {
+	if m.s, err = d.open(); err != nil {
+		return nil, err
+	}
+	if m.arena, err = m.s.NewArena(count * each); err != nil {
 		return nil, err
 	}
 	buf := make([]uint16, min(n, max(1, loadBytes/(2*dim)))*dim)
@@ -158,7 +161,7 @@ func (m *Matrix) Search(ctx context.Context, queries []uint16, n int, dead []uin
 	case <-ctx.Done():
 		return nil, nil, nil, ctx.Err()
 	}
-	if m.closed || m.d.closed {
+	if m.closed {
 		return nil, nil, nil, errors.New("the matrix is closed")
 	}
 	if err := m.leaveOut(dead); err != nil {
@@ -238,7 +241,7 @@ func (m *Matrix) run(ctx context.Context, c chunk, queries ort.Value, k int, sco
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	return m.d.s.Run(ctx, []ort.Value{c.rows, queries, c.live, count}, []ort.Value{best, which})
+	return m.s.Run(ctx, []ort.Value{c.rows, queries, c.live, count}, []ort.Value{best, which})
 }
 
 // leaveOut shows the device which rows are dead, where that has changed.
@@ -294,10 +297,14 @@ func (m *Matrix) free() error {
 		ort.Destroy(c.rows, c.live)
 	}
 	m.chunks = nil
-	if m.arena == nil {
-		return nil
+	var errs []error
+	if m.arena != nil {
+		errs = append(errs, m.arena.Close())
+		m.arena = nil
 	}
-	a := m.arena
-	m.arena = nil
-	return a.Close()
+	if m.s != nil {
+		errs = append(errs, m.s.Close())
+		m.s = nil
+	}
+	return errors.Join(errs...)
 }

@@ -24,11 +24,6 @@ func open(t testing.TB, chunkBytes int) *Device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return d
 }
 
@@ -168,13 +163,6 @@ func TestErrors(t *testing.T) {
 	}
 	if _, _, _, err := m.Search(t.Context(), make([]uint16, 4), 1, nil); err == nil {
 		t.Error("a closed matrix was searched")
-	}
-	m = load(t, d, make([]uint16, 40), 4) // and closed after its device
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, _, err := m.Search(t.Context(), make([]uint16, 4), 1, nil); err == nil {
-		t.Error("a closed device was searched")
 	}
 }
 

@@ -23,9 +23,6 @@ func (*Device) Load(context.Context, int, int, func(int, []uint16) error) (*Matr
 	panic("device: not open")
 }
 
-// Close does nothing.
-func (*Device) Close() error { return nil }
-
 // Search is not called.
 func (*Matrix) Search(context.Context, []uint16, int, []uint64) ([][]uint32, [][]float32, []float32, error) {
 	panic("device: not open")

@@ -161,11 +161,6 @@ func TestStoreDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
-			if err := d.Close(); err != nil {
-				t.Error(err)
-			}
-		})
 		load := func(ctx context.Context, n, dim int, read func(int, []uint16) error) (Matrix, error) {
 			return d.Load(ctx, n, dim, read)
 		}
