@@ -1,10 +1,10 @@
 // Package kernel does the arithmetic of rows that there are millions of: 8-bit
 // codes and their exact inner products with queries, half precision, sums in
-// float64. With AVX2 where the machine has it, the products with AVX-512 VNNI,
-// AVX-512 or NEON, and in plain Go elsewhere. Tests hold all to the same numbers
-// (those of AVX-512 under Bochs: gen/emulate_test.go; of NEON under qemu: make
-// arm64); at the start the first is taken that gives them on this machine.
-// GODEBUG=cpu.avx512bw=off and cpu.avx2=off leave some out.
+// float64. With AVX2 where the machine has it, the products with AVX-512 VNNI or
+// AVX-512 where it has that; with NEON on arm64; and in plain Go elsewhere. Tests
+// hold all to the same numbers (those of AVX-512 under Bochs: gen/emulate_test.go;
+// NEON under qemu: make arm64); at the start the first is taken that gives them on
+// this machine. GODEBUG=cpu.avx512bw=off and cpu.avx2=off leave some out.
 package kernel
 
 import "math"

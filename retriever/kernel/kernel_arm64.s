@@ -92,7 +92,6 @@ loop:
 	WORD $0x4e7f832b // smlal2 v11.4s, v25.8h, v31.8h
 	SUBS $16, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADDV V0.S4, V0
@@ -192,7 +191,6 @@ loop:
 	WORD $0x4e7f82e7 // smlal2 v7.4s, v23.8h, v31.8h
 	SUBS $16, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADDV V0.S4, V0
@@ -262,7 +260,6 @@ loop:
 	WORD $0x4e7f82a3 // smlal2 v3.4s, v21.8h, v31.8h
 	SUBS $16, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADDV V0.S4, V0
@@ -322,7 +319,6 @@ loop:
 	WORD $0x4e7f82a1 // smlal2 v1.4s, v21.8h, v31.8h
 	SUBS $64, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADD V1.S4, V0.S4, V0.S4
@@ -397,7 +393,6 @@ loop:
 	WORD $0x4e7f82e3 // smlal2 v3.4s, v23.8h, v31.8h
 	SUBS $64, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADD V2.S4, V0.S4, V0.S4
@@ -498,7 +493,6 @@ loop:
 	WORD $0x4e7f8325 // smlal2 v5.4s, v25.8h, v31.8h
 	SUBS $64, R8
 	BNE loop
-
 	MOVD dst+0(FP), R9
 	MOVD dstStride+8(FP), R10
 	VADD V3.S4, V0.S4, V0.S4
@@ -519,7 +513,199 @@ TEXT ·prefetch(SB), NOSPLIT, $0-16
 
 loop:
 	PRFM (R0), PLDL2KEEP
-	ADD  $64, R0
+	ADD $64, R0
 	SUBS $1, R1
-	BNE  loop
+	BNE loop
+	RET
+
+// func neon_largest(x *float32, n int) float32
+TEXT ·neon_largest(SB), NOSPLIT, $0-20
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R8
+	VEOR V4.B16, V4.B16, V4.B16
+	VEOR V5.B16, V5.B16, V5.B16
+	VEOR V6.B16, V6.B16, V6.B16
+	VEOR V7.B16, V7.B16, V7.B16
+
+loop:
+	VLD1.P 64(R0), [V0.S4, V1.S4, V2.S4, V3.S4]
+	WORD $0x4ea0f800 // fabs v0.4s, v0.4s
+	WORD $0x4e20f484 // fmax v4.4s, v4.4s, v0.4s
+	WORD $0x4ea0f821 // fabs v1.4s, v1.4s
+	WORD $0x4e21f4a5 // fmax v5.4s, v5.4s, v1.4s
+	WORD $0x4ea0f842 // fabs v2.4s, v2.4s
+	WORD $0x4e22f4c6 // fmax v6.4s, v6.4s, v2.4s
+	WORD $0x4ea0f863 // fabs v3.4s, v3.4s
+	WORD $0x4e23f4e7 // fmax v7.4s, v7.4s, v3.4s
+	SUBS $16, R8
+	BNE loop
+	WORD $0x4e25f484 // fmax v4.4s, v4.4s, v5.4s
+	WORD $0x4e26f484 // fmax v4.4s, v4.4s, v6.4s
+	WORD $0x4e27f484 // fmax v4.4s, v4.4s, v7.4s
+	WORD $0x6e30f880 // fmaxv s0, v4.4s
+	FMOVS F0, ret+16(FP)
+	RET
+
+// func neon_codes(dst *int8, x *float32, n int, inverse float64, scale float64) float64
+TEXT ·neon_codes(SB), NOSPLIT, $0-48
+	MOVD dst+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD n+16(FP), R8
+	MOVD inverse+24(FP), R2
+	MOVD scale+32(FP), R3
+	VDUP R2, V16.D2
+	VDUP R3, V17.D2
+	VEOR V18.B16, V18.B16, V18.B16
+	VEOR V19.B16, V19.B16, V19.B16
+
+loop:
+	VLD1.P 64(R1), [V0.S4, V1.S4, V2.S4, V3.S4]
+	WORD $0x0e617804 // fcvtl v4.2d, v0.2s
+	WORD $0x6e70dc94 // fmul v20.2d, v4.2d, v16.2d
+	WORD $0x4e61aa94 // fcvtns v20.2d, v20.2d
+	WORD $0x4e61da85 // scvtf v5.2d, v20.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V18.D2
+	WORD $0x4e617804 // fcvtl2 v4.2d, v0.4s
+	WORD $0x6e70dc95 // fmul v21.2d, v4.2d, v16.2d
+	WORD $0x4e61aab5 // fcvtns v21.2d, v21.2d
+	WORD $0x4e61daa5 // scvtf v5.2d, v21.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V19.D2
+	WORD $0x0e617824 // fcvtl v4.2d, v1.2s
+	WORD $0x6e70dc96 // fmul v22.2d, v4.2d, v16.2d
+	WORD $0x4e61aad6 // fcvtns v22.2d, v22.2d
+	WORD $0x4e61dac5 // scvtf v5.2d, v22.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V18.D2
+	WORD $0x4e617824 // fcvtl2 v4.2d, v1.4s
+	WORD $0x6e70dc97 // fmul v23.2d, v4.2d, v16.2d
+	WORD $0x4e61aaf7 // fcvtns v23.2d, v23.2d
+	WORD $0x4e61dae5 // scvtf v5.2d, v23.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V19.D2
+	WORD $0x0e617844 // fcvtl v4.2d, v2.2s
+	WORD $0x6e70dc98 // fmul v24.2d, v4.2d, v16.2d
+	WORD $0x4e61ab18 // fcvtns v24.2d, v24.2d
+	WORD $0x4e61db05 // scvtf v5.2d, v24.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V18.D2
+	WORD $0x4e617844 // fcvtl2 v4.2d, v2.4s
+	WORD $0x6e70dc99 // fmul v25.2d, v4.2d, v16.2d
+	WORD $0x4e61ab39 // fcvtns v25.2d, v25.2d
+	WORD $0x4e61db25 // scvtf v5.2d, v25.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V19.D2
+	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
+	WORD $0x6e70dc9a // fmul v26.2d, v4.2d, v16.2d
+	WORD $0x4e61ab5a // fcvtns v26.2d, v26.2d
+	WORD $0x4e61db45 // scvtf v5.2d, v26.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V18.D2
+	WORD $0x4e617864 // fcvtl2 v4.2d, v3.4s
+	WORD $0x6e70dc9b // fmul v27.2d, v4.2d, v16.2d
+	WORD $0x4e61ab7b // fcvtns v27.2d, v27.2d
+	WORD $0x4e61db65 // scvtf v5.2d, v27.2d
+	VFMLS V5.D2, V17.D2, V4.D2
+	VFMLA V4.D2, V4.D2, V19.D2
+	WORD $0x0ea12a80 // xtn v0.2s, v20.2d
+	WORD $0x4ea12aa0 // xtn2 v0.4s, v21.2d
+	WORD $0x0ea12ac1 // xtn v1.2s, v22.2d
+	WORD $0x4ea12ae1 // xtn2 v1.4s, v23.2d
+	WORD $0x0ea12b02 // xtn v2.2s, v24.2d
+	WORD $0x4ea12b22 // xtn2 v2.4s, v25.2d
+	WORD $0x0ea12b43 // xtn v3.2s, v26.2d
+	WORD $0x4ea12b63 // xtn2 v3.4s, v27.2d
+	WORD $0x0e612804 // xtn v4.4h, v0.4s
+	WORD $0x4e612824 // xtn2 v4.8h, v1.4s
+	WORD $0x0e612845 // xtn v5.4h, v2.4s
+	WORD $0x4e612865 // xtn2 v5.8h, v3.4s
+	WORD $0x0e212886 // xtn v6.8b, v4.8h
+	WORD $0x4e2128a6 // xtn2 v6.16b, v5.8h
+	VST1.P [V6.B16], 16(R0)
+	SUBS $16, R8
+	BNE loop
+	WORD $0x4e73d652 // fadd v18.2d, v18.2d, v19.2d
+	WORD $0x7e70da52 // faddp d18, v18.2d
+	FMOVD F18, ret+40(FP)
+	RET
+
+// func neon_dot64(a *float32, b *float32, n int) float64
+TEXT ·neon_dot64(SB), NOSPLIT, $0-32
+	MOVD a+0(FP), R0
+	MOVD b+8(FP), R1
+	MOVD n+16(FP), R8
+	VEOR V16.B16, V16.B16, V16.B16
+	VEOR V17.B16, V17.B16, V17.B16
+	VEOR V18.B16, V18.B16, V18.B16
+	VEOR V19.B16, V19.B16, V19.B16
+
+loop:
+	VLD1.P 64(R0), [V0.S4, V1.S4, V2.S4, V3.S4]
+	VLD1.P 64(R1), [V4.S4, V5.S4, V6.S4, V7.S4]
+	WORD $0x0e617808 // fcvtl v8.2d, v0.2s
+	WORD $0x0e617889 // fcvtl v9.2d, v4.2s
+	VFMLA V8.D2, V9.D2, V16.D2
+	WORD $0x4e617808 // fcvtl2 v8.2d, v0.4s
+	WORD $0x4e617889 // fcvtl2 v9.2d, v4.4s
+	VFMLA V8.D2, V9.D2, V17.D2
+	WORD $0x0e617828 // fcvtl v8.2d, v1.2s
+	WORD $0x0e6178a9 // fcvtl v9.2d, v5.2s
+	VFMLA V8.D2, V9.D2, V18.D2
+	WORD $0x4e617828 // fcvtl2 v8.2d, v1.4s
+	WORD $0x4e6178a9 // fcvtl2 v9.2d, v5.4s
+	VFMLA V8.D2, V9.D2, V19.D2
+	WORD $0x0e617848 // fcvtl v8.2d, v2.2s
+	WORD $0x0e6178c9 // fcvtl v9.2d, v6.2s
+	VFMLA V8.D2, V9.D2, V16.D2
+	WORD $0x4e617848 // fcvtl2 v8.2d, v2.4s
+	WORD $0x4e6178c9 // fcvtl2 v9.2d, v6.4s
+	VFMLA V8.D2, V9.D2, V17.D2
+	WORD $0x0e617868 // fcvtl v8.2d, v3.2s
+	WORD $0x0e6178e9 // fcvtl v9.2d, v7.2s
+	VFMLA V8.D2, V9.D2, V18.D2
+	WORD $0x4e617868 // fcvtl2 v8.2d, v3.4s
+	WORD $0x4e6178e9 // fcvtl2 v9.2d, v7.4s
+	VFMLA V8.D2, V9.D2, V19.D2
+	SUBS $16, R8
+	BNE loop
+	WORD $0x4e71d610 // fadd v16.2d, v16.2d, v17.2d
+	WORD $0x4e72d610 // fadd v16.2d, v16.2d, v18.2d
+	WORD $0x4e73d610 // fadd v16.2d, v16.2d, v19.2d
+	WORD $0x7e70da10 // faddp d16, v16.2d
+	FMOVD F16, ret+24(FP)
+	RET
+
+// func neon_toHalf(dst *uint16, src *float32, n int)
+TEXT ·neon_toHalf(SB), NOSPLIT, $0-24
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R8
+
+loop:
+	VLD1.P 64(R1), [V0.S4, V1.S4, V2.S4, V3.S4]
+	WORD $0x0e216804 // fcvtn v4.4h, v0.4s
+	WORD $0x4e216824 // fcvtn2 v4.8h, v1.4s
+	WORD $0x0e216845 // fcvtn v5.4h, v2.4s
+	WORD $0x4e216865 // fcvtn2 v5.8h, v3.4s
+	VST1.P [V4.H8, V5.H8], 32(R0)
+	SUBS $16, R8
+	BNE loop
+	RET
+
+// func neon_fromHalf(dst *float32, src *uint16, n int)
+TEXT ·neon_fromHalf(SB), NOSPLIT, $0-24
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R8
+
+loop:
+	VLD1.P 32(R1), [V4.H8, V5.H8]
+	WORD $0x0e217880 // fcvtl v0.4s, v4.4h
+	WORD $0x4e217881 // fcvtl2 v1.4s, v4.8h
+	WORD $0x0e2178a2 // fcvtl v2.4s, v5.4h
+	WORD $0x4e2178a3 // fcvtl2 v3.4s, v5.8h
+	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R0)
+	SUBS $16, R8
+	BNE loop
 	RET

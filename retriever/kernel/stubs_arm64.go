@@ -36,3 +36,28 @@ func neon_codes_1x3(dst *int32, dstStride uintptr, rows *int8, queries *int16, s
 //
 //go:noescape
 func prefetch(p *int8, lines int)
+
+// neon_largest is the largest absolute value.
+//
+//go:noescape
+func neon_largest(x *float32, n int) float32
+
+// neon_codes rounds values to bytes and returns the sum of the squares of what is lost.
+//
+//go:noescape
+func neon_codes(dst *int8, x *float32, n int, inverse float64, scale float64) float64
+
+// neon_dot64 is the inner product, summed in float64.
+//
+//go:noescape
+func neon_dot64(a *float32, b *float32, n int) float64
+
+// neon_toHalf converts float32 to binary16.
+//
+//go:noescape
+func neon_toHalf(dst *uint16, src *float32, n int)
+
+// neon_fromHalf converts binary16 to float32.
+//
+//go:noescape
+func neon_fromHalf(dst *float32, src *uint16, n int)
