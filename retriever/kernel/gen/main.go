@@ -1,6 +1,6 @@
 // Gen writes ../kernel_amd64.s: inner products of tiles of rows and queries, all
 // in registers, and what codes are made with, for AVX2, AVX-512 and AVX-512 VNNI;
-// and ../kernel_arm64.s, the products for NEON.
+// and ../kernel_arm64.s, the same for NEON.
 //
 // Run it with go generate in the folder above.
 package main
