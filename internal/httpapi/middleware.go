@@ -103,15 +103,39 @@ func WithLog(next http.Handler, observe func(r *http.Request, status int, d time
 	})
 }
 
+// An Owner is who sends a key.
+type Owner struct {
+	Name string // "" for one who may see everything
+	Key  string
+}
+
+type ownerKey struct{}
+
+// OwnerOf returns the name of the owner whose key the request carried; "" for
+// one who may see everything, and where no key is asked for.
+func OwnerOf(ctx context.Context) string {
+	name, _ := ctx.Value(ownerKey{}).(string)
+	return name
+}
+
 // WithKeys lets a request pass that carries one of the keys as a bearer token.
 // No keys means no check. The paths of open are always let through.
 func WithKeys(next http.Handler, keys []string, open ...string) http.Handler {
-	if len(keys) == 0 {
+	owners := make([]Owner, len(keys))
+	for i, k := range keys {
+		owners[i].Key = k
+	}
+	return WithOwners(next, owners, open...)
+}
+
+// WithOwners is WithKeys, and tells handlers whose the key was, by [OwnerOf].
+func WithOwners(next http.Handler, owners []Owner, open ...string) http.Handler {
+	if len(owners) == 0 {
 		return next
 	}
-	sums := make([][32]byte, len(keys))
-	for i, k := range keys {
-		sums[i] = sha256.Sum256([]byte(k))
+	sums := make([][32]byte, len(owners))
+	for i, o := range owners {
+		sums[i] = sha256.Sum256([]byte(o.Key))
 	}
 	free := map[string]bool{}
 	for _, p := range open {
@@ -123,13 +147,16 @@ func WithKeys(next http.Handler, keys []string, open ...string) http.Handler {
 			return
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		sum, ok := sha256.Sum256([]byte(token)), 0
-		for _, s := range sums {
-			ok |= subtle.ConstantTimeCompare(s[:], sum[:])
+		sum, who := sha256.Sum256([]byte(token)), -1
+		for i, s := range sums { // all of them, whichever it is
+			who = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(s[:], sum[:]), i, who)
 		}
-		if ok != 1 || !strings.EqualFold(scheme, "Bearer") {
+		if who < 0 || !strings.EqualFold(scheme, "Bearer") {
 			WriteError(w, r, imagebind.Errorf(imagebind.Unauthorized, "a valid key is needed: send the header Authorization: Bearer KEY"))
 			return
+		}
+		if name := owners[who].Name; name != "" {
+			r = r.WithContext(context.WithValue(r.Context(), ownerKey{}, name))
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -23,7 +23,7 @@ type Op string
 
 // The operators. Eq is that of a bare value. Values of two kinds are never equal
 // and in no order; strings are in the order of their bytes. A field that is not
-// there passes Ne alone.
+// there passes Ne, and Exists of false.
 const (
 	Eq  Op = "eq"
 	Ne  Op = "ne"
@@ -32,7 +32,11 @@ const (
 	Gte Op = "gte"
 	Lt  Op = "lt"
 	Lte Op = "lte"
+	// Exists takes a boolean: whether the field is there, and is not null.
+	Exists Op = "exists"
 )
+
+const operators = "eq, ne, in, gt, gte, lt, lte and exists"
 
 // A Term is one condition on one field.
 type Term struct {
@@ -53,7 +57,7 @@ func Parse(fields map[string]any) ([]Term, error) {
 		if !several {
 			ops = map[string]any{string(Eq): fields[field]}
 		} else if len(ops) == 0 {
-			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q has no operator; they are eq, ne, in, gt, gte, lt and lte", field)
+			return nil, imagebind.Errorf(imagebind.Invalid, "filter: %q has no operator; they are %s", field, operators)
 		}
 		for _, op := range slices.Sorted(maps.Keys(ops)) {
 			t, err := parse(field, Op(op), ops[op])
@@ -71,13 +75,17 @@ func parse(field string, op Op, v any) (Term, error) {
 	list := []any{v}
 	switch op {
 	case Eq, Ne, Gt, Gte, Lt, Lte:
+	case Exists:
+		if _, ok := v.(bool); !ok {
+			return t, imagebind.Errorf(imagebind.Invalid, "filter: %q: exists is true or false", field)
+		}
 	case In:
 		var ok bool
 		if list, ok = v.([]any); !ok || len(list) == 0 || len(list) > MaxIn {
 			return t, imagebind.Errorf(imagebind.Invalid, "filter: %q: in has a list of 1 to %d values", field, MaxIn)
 		}
 	default:
-		return t, imagebind.Errorf(imagebind.Invalid, "filter: %q has the operator %q; they are eq, ne, in, gt, gte, lt and lte", field, op)
+		return t, imagebind.Errorf(imagebind.Invalid, "filter: %q has the operator %q; they are %s", field, op, operators)
 	}
 	for _, v := range list {
 		b, err := json.Marshal(v) // to what a row's value is read as
@@ -90,7 +98,7 @@ func parse(field string, op Op, v any) (Term, error) {
 		switch v.(type) {
 		case string, float64:
 		case bool:
-			if op != Eq && op != Ne && op != In {
+			if slices.Contains([]Op{Gt, Gte, Lt, Lte}, op) {
 				return t, imagebind.Errorf(imagebind.Invalid, "filter: %q: booleans have no order, which %s asks for", field, op)
 			}
 		default:
@@ -108,6 +116,8 @@ func (t Term) Pass(metadata map[string]any) bool {
 	switch t.Op {
 	case Eq, In:
 		return there && slices.ContainsFunc(t.Values, func(v any) bool { return same(got, v) })
+	case Exists:
+		return (got != nil) == t.Values[0]
 	case Ne:
 		return !there || !same(got, t.Values[0])
 	}

@@ -32,6 +32,11 @@ func TestPass(t *testing.T) {
 		{map[string]any{"list": map[string]any{"in": []any{1.0}}}, false},
 		{map[string]any{"null": map[string]any{"lte": 0.0}}, false},
 		{map[string]any{"n": 3.0, "s": "x"}, false},
+		{map[string]any{"n": map[string]any{"exists": true}, "none": map[string]any{"exists": false}}, true},
+		{map[string]any{"list": map[string]any{"exists": true}}, true},
+		{map[string]any{"null": map[string]any{"exists": true}}, false},
+		{map[string]any{"none": map[string]any{"exists": true}}, false},
+		{map[string]any{"b": map[string]any{"exists": false}}, false},
 	} {
 		terms, err := Parse(tt.filter)
 		if err != nil {
@@ -54,7 +59,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	for _, f := range []map[string]any{many, {"a": nil}, {"a": []any{1.0}}, {"a": map[string]any{}}, {"a": map[string]any{"like": "x"}},
 		{"a": map[string]any{"in": 1.0}}, {"a": map[string]any{"in": []any{}}}, {"a": map[string]any{"in": make([]any, MaxIn+1)}},
-		{"a": map[string]any{"gt": true}}, {"a": map[string]any{"eq": map[string]any{}}}} {
+		{"a": map[string]any{"gt": true}}, {"a": map[string]any{"exists": 1.0}}, {"a": map[string]any{"eq": map[string]any{}}}} {
 		if _, err := Parse(f); imagebind.KindOf(err) != imagebind.Invalid {
 			t.Errorf("%.80v: %v", f, err)
 		}

@@ -25,7 +25,7 @@ func newFilter(fields map[string]any) (*filter, error) {
 	}
 	f := &filter{terms: terms}
 	for _, t := range terms {
-		if t.Op == conditions.Ne {
+		if t.Op == conditions.Ne || t.Op == conditions.Exists && t.Values[0] == false {
 			continue
 		}
 		v := t.Values[0]

@@ -72,6 +72,9 @@ type Options struct {
 	// job at once, where Open would fail it later.
 	Check func(s retrieverapi.Source) error
 
+	// Room, where set, refuses rows that are too many for a collection, before they are read.
+	Room func(ctx context.Context, collection string, rows int) error
+
 	MaxQueued  int           // jobs that wait; more are refused as Busy. Default 16
 	Keep       int           // finished jobs that are remembered. Default 100
 	Checkpoint time.Duration // between durable points of a copy. Default 2 s

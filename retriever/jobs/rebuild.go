@@ -43,6 +43,11 @@ func (m *Manager) rebuild(ctx context.Context, j *job) (err error) {
 	if src.Rows() == 0 {
 		return imagebind.Errorf(imagebind.Invalid, "%s holds no rows", j.Source.Path)
 	}
+	if m.o.Room != nil {
+		if err := m.o.Room(ctx, j.Collection, src.Rows()); err != nil {
+			return err
+		}
+	}
 	var notes []string
 	if noted, ok := src.(Noted); ok {
 		notes = noted.Notes()

@@ -204,6 +204,14 @@ func filter(f map[string]any) (string, error) {
 			return "", imagebind.Errorf(imagebind.Invalid, "filter: %q cannot be a key", t.Field)
 		}
 		at := fmt.Sprintf("%s[\"%s\"]", fieldMetadata, t.Field)
+		if t.Op == conditions.Exists {
+			term := "exists " + at
+			if t.Values[0] == false {
+				term = "not (" + term + ")"
+			}
+			terms = append(terms, term)
+			continue
+		}
 		lists := map[string][]string{} // a list of several kinds is none to Milvus
 		var either []string
 		for _, v := range t.Values {

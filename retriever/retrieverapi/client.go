@@ -298,11 +298,11 @@ func (c *Client) Search(ctx context.Context, name string, queries []imagebind.Em
 	return domain(out.Neighbours, len(queries))
 }
 
-// Enhance moves each query towards the features near it (docs/api.md, "Cache
-// enhancement") and returns the enhanced unit vectors with the neighbours that
+// Enhance moves each query towards the features near it that pass the filter
+// (docs/api.md, "Cache enhancement"; nil: all do) and returns the enhanced unit vectors with the neighbours that
 // made them.
-func (c *Client) Enhance(ctx context.Context, name string, queries []imagebind.Embedding, p imagebind.EnhanceParams, include ...string) ([]imagebind.Embedding, [][]imagebind.Neighbour, error) {
-	body, err := marshal(EnhanceRequest{Vectors: wire(queries), K: &p.K, Temperature: &p.Temperature, Weight: &p.Weight, Include: include})
+func (c *Client) Enhance(ctx context.Context, name string, queries []imagebind.Embedding, p imagebind.EnhanceParams, filter map[string]any, include ...string) ([]imagebind.Embedding, [][]imagebind.Neighbour, error) {
+	body, err := marshal(EnhanceRequest{Vectors: wire(queries), K: &p.K, Temperature: &p.Temperature, Weight: &p.Weight, Filter: filter, Include: include})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -140,7 +140,7 @@ func TestEnhanceRefusesAnAnswerOfAnotherShape(t *testing.T) {
 		httpapi.WriteJSON(w, http.StatusOK, answers[i])
 	})
 	for i = range answers {
-		_, _, err := c.Enhance(t.Context(), "pets", []imagebind.Embedding{{0, 1}}, imagebind.DefaultEnhance())
+		_, _, err := c.Enhance(t.Context(), "pets", []imagebind.Embedding{{0, 1}}, imagebind.DefaultEnhance(), nil)
 		if imagebind.KindOf(err) != imagebind.Unavailable {
 			t.Errorf("answer %d: %v", i, err)
 		}

@@ -185,11 +185,12 @@ type Neighbour struct {
 // An EnhanceRequest asks POST /v1/collections/{name}/enhance. Absent fields
 // take the reference's defaults (imagebind.DefaultEnhance).
 type EnhanceRequest struct {
-	Vectors     []Vector `json:"vectors"`
-	K           *int     `json:"k,omitempty"`           // 1..1000
-	Temperature *float32 `json:"temperature,omitempty"` // 0..1000
-	Weight      *float32 `json:"weight,omitempty"`      // 0..1
-	Include     []string `json:"include,omitempty"`
+	Vectors     []Vector       `json:"vectors"`
+	K           *int           `json:"k,omitempty"`           // 1..1000
+	Temperature *float32       `json:"temperature,omitempty"` // 0..1000
+	Weight      *float32       `json:"weight,omitempty"`      // 0..1
+	Filter      map[string]any `json:"filter,omitempty"`      // as of a search
+	Include     []string       `json:"include,omitempty"`
 }
 
 // An EnhanceResponse has the enhanced unit vectors and the neighbours that

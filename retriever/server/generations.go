@@ -16,23 +16,25 @@ import (
 )
 
 func (s *Server) generations(c *gin.Context) (int, any, error) {
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
-	infos, err := s.o.Store.Generations(c.Request.Context(), c.Param("name"))
+	infos, err := s.o.Store.Generations(c.Request.Context(), name)
 	if err != nil {
 		return 0, nil, err
 	}
 	out := retrieverapi.GenerationList{Generations: make([]retrieverapi.Generation, len(infos))}
 	for i, info := range infos {
-		out.Generations[i] = retrieverapi.Generation{Collection: collection(info), Serves: info.Serves}
+		out.Generations[i] = retrieverapi.Generation{Collection: tenantFrom(c).collection(info), Serves: info.Serves}
 	}
 	return http.StatusOK, out, nil
 }
 
 func (s *Server) rollback(c *gin.Context) (int, any, error) {
 	var r retrieverapi.RollbackRequest
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	if c.Request.ContentLength != 0 { // no body asks for the one that served last
@@ -43,19 +45,20 @@ func (s *Server) rollback(c *gin.Context) (int, any, error) {
 	if r.Generation < 0 {
 		return 0, nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "generation is %d; GET …/generations lists those that can serve", r.Generation), "generation")
 	}
-	i, err := s.o.Store.Switch(c.Request.Context(), c.Param("name"), r.Generation)
-	return http.StatusOK, collection(i), err
+	i, err := s.o.Store.Switch(c.Request.Context(), name, r.Generation)
+	return http.StatusOK, tenantFrom(c).collection(i), err
 }
 
 func (s *Server) forget(c *gin.Context) (int, any, error) {
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	n, err := strconv.Atoi(c.Param("generation"))
 	if err != nil || n < 1 {
 		return 0, nil, imagebind.Errorf(imagebind.NotFound, "no generation %q; GET …/generations lists them", c.Param("generation"))
 	}
-	err = s.o.Store.Forget(c.Request.Context(), c.Param("name"), n)
+	err = s.o.Store.Forget(c.Request.Context(), name, n)
 	return http.StatusOK, gin.H{"name": c.Param("name"), "generation": n, "deleted": true}, err
 }
 
@@ -63,8 +66,7 @@ func (s *Server) forget(c *gin.Context) (int, any, error) {
 // first bytes is answered as usual; a later one cuts the connection, so that
 // nobody takes a part for the whole.
 func (s *Server) export(c *gin.Context) {
-	name := c.Param("name")
-	err := checkName(name)
+	name, err := named(c)
 	var i store.Info
 	if err == nil {
 		i, err = s.o.Store.Info(c.Request.Context(), name)
@@ -73,7 +75,7 @@ func (s *Server) export(c *gin.Context) {
 		httpapi.WriteError(c.Writer, c.Request, err)
 		return
 	}
-	out := bufio.NewWriterSize(&file{w: c.Writer, name: name + ".parquet"}, 1<<20)
+	out := bufio.NewWriterSize(&file{w: c.Writer, name: c.Param("name") + ".parquet"}, 1<<20)
 	err = source.WriteParquet(out, i.Dim, func(do func([]store.Row) error) error {
 		return s.o.Store.Scan(c.Request.Context(), name, do)
 	})

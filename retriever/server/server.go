@@ -31,8 +31,8 @@ import (
 type Options struct {
 	Store   store.Store
 	Jobs    *jobs.Manager
-	Keys    []string // bearer keys; none means no check
-	MaxBody int64    // bytes of a request's body; default 64 MiB
+	Tenants Tenants
+	MaxBody int64 // bytes of a request's body; default 64 MiB
 	// MaxInFlight bounds the bytes of the bodies of all requests together, which
 	// take some times that in memory; more are Busy, before they are read. Default 4·MaxBody.
 	MaxInFlight int64
@@ -116,7 +116,7 @@ func New(o Options) *Server {
 	s.routes = g.Routes()
 	var h http.Handler = g
 	h = httpapi.WithBodyLimit(h, o.MaxBody)
-	h = httpapi.WithKeys(h, o.Keys, "/healthz", "/readyz", "/metrics", "/openapi.json")
+	h = httpapi.WithOwners(h, o.Tenants.Owners, "/healthz", "/readyz", "/metrics", "/openapi.json")
 	h = httpapi.WithLog(h, nil)
 	s.handler = httpapi.WithRequestID(h)
 	return s
@@ -140,14 +140,9 @@ func answer(h func(*gin.Context) (int, any, error)) gin.HandlerFunc {
 	}
 }
 
-var nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,99}$`)
+const maxName = 100 // bytes of a collection's name
 
-func checkName(name string) error {
-	if !nameRE.MatchString(name) {
-		return imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "collection name %q: it is a letter or _, then up to 99 letters, digits, _ and -", name), "collection")
-	}
-	return nil
-}
+var nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
 
 func collection(i store.Info) retrieverapi.Collection {
 	c := retrieverapi.Collection{Name: i.Name, Dim: i.Dim, Count: i.Count, Index: i.Index, Backend: i.Backend, Model: i.Model, Generation: i.Generation}
@@ -164,23 +159,28 @@ func (s *Server) list(c *gin.Context) (int, any, error) {
 		return 0, nil, err
 	}
 	out := retrieverapi.CollectionList{Collections: []retrieverapi.Collection{}}
+	who := tenantFrom(c)
 	for _, i := range infos {
-		out.Collections = append(out.Collections, collection(i))
+		if who.owns(i.Name) {
+			out.Collections = append(out.Collections, who.collection(i))
+		}
 	}
 	return http.StatusOK, out, nil
 }
 
 func (s *Server) get(c *gin.Context) (int, any, error) {
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
-	i, err := s.o.Store.Info(c.Request.Context(), c.Param("name"))
-	return http.StatusOK, collection(i), err
+	i, err := s.o.Store.Info(c.Request.Context(), name)
+	return http.StatusOK, tenantFrom(c).collection(i), err
 }
 
 func (s *Server) create(c *gin.Context) (int, any, error) {
 	var r retrieverapi.CreateCollection
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	if err := readJSON(c.Request, &r); err != nil {
@@ -189,25 +189,25 @@ func (s *Server) create(c *gin.Context) (int, any, error) {
 	if r.Dim < 1 || r.Dim > retrieverapi.MaxDim {
 		return 0, nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to %d", r.Dim, retrieverapi.MaxDim), "dim")
 	}
-	i, err := s.o.Store.Create(c.Request.Context(), c.Param("name"), store.Spec{Dim: r.Dim, Index: r.Index, Model: r.Model})
-	return http.StatusOK, collection(i), err
+	i, err := s.o.Store.Create(c.Request.Context(), name, store.Spec{Dim: r.Dim, Index: r.Index, Model: r.Model})
+	return http.StatusOK, tenantFrom(c).collection(i), err
 }
 
 func (s *Server) dropCollection(c *gin.Context) (int, any, error) {
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
-	err := s.o.Store.Drop(c.Request.Context(), c.Param("name"))
+	err = s.o.Store.Drop(c.Request.Context(), name)
 	return http.StatusOK, gin.H{"name": c.Param("name"), "deleted": true}, err
 }
 
 func (s *Server) upsert(c *gin.Context) (int, any, error) {
-	name := c.Param("name")
-	if err := checkName(name); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	var rows []store.Row
-	var err error
 	if mediaType(c.Request) == "application/octet-stream" {
 		var i store.Info
 		if i, err = s.o.Store.Info(c.Request.Context(), name); err == nil {
@@ -230,6 +230,9 @@ func (s *Server) upsert(c *gin.Context) (int, any, error) {
 		}
 		ids[i] = rows[i].ID
 	}
+	if err := s.o.Tenants.Room(c.Request.Context(), s.o.Store, name, len(rows), true); err != nil {
+		return 0, nil, err
+	}
 	if err := s.o.Store.Upsert(c.Request.Context(), name, rows); err != nil {
 		return 0, nil, err
 	}
@@ -238,7 +241,8 @@ func (s *Server) upsert(c *gin.Context) (int, any, error) {
 
 func (s *Server) deleteVectors(c *gin.Context) (int, any, error) {
 	var r retrieverapi.DeleteRequest
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	if err := readJSON(c.Request, &r); err != nil {
@@ -247,13 +251,14 @@ func (s *Server) deleteVectors(c *gin.Context) (int, any, error) {
 	if len(r.IDs) == 0 || len(r.IDs) > retrieverapi.MaxItems {
 		return 0, nil, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "%d ids; a request has 1 to %d", len(r.IDs), retrieverapi.MaxItems), "ids")
 	}
-	n, err := s.o.Store.Delete(c.Request.Context(), c.Param("name"), r.IDs)
+	n, err := s.o.Store.Delete(c.Request.Context(), name, r.IDs)
 	return http.StatusOK, retrieverapi.DeleteResponse{Deleted: n}, err
 }
 
 func (s *Server) search(c *gin.Context) (int, any, error) {
 	var r retrieverapi.SearchRequest
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	if err := readJSON(c.Request, &r); err != nil {
@@ -275,7 +280,7 @@ func (s *Server) search(c *gin.Context) (int, any, error) {
 	}
 	start := time.Now()
 	var out retrieverapi.SearchResponse
-	err = s.lookup(c, q, func(_ imagebind.Embedding, list []imagebind.Neighbour) error {
+	err = s.lookup(c, name, q, func(_ imagebind.Embedding, list []imagebind.Neighbour) error {
 		out.Neighbours = append(out.Neighbours, neighbours(list, inc, false))
 		return nil
 	})
@@ -303,8 +308,7 @@ func (s *Server) hold(c *gin.Context) {
 // order. So many at a time are searched for as keeps their prototypes, which
 // the store returns whether they are asked for or not, within maxPrototypes.
 // What was found lately, in the same rows, is not searched for again.
-func (s *Server) lookup(c *gin.Context, q store.Query, f func(imagebind.Embedding, []imagebind.Neighbour) error) error {
-	name := c.Param("name")
+func (s *Server) lookup(c *gin.Context, name string, q store.Query, f func(imagebind.Embedding, []imagebind.Neighbour) error) error {
 	for part := range slices.Chunk(q.Vectors, max(1, maxPrototypes/q.K)) {
 		version := s.answers.version(s.o.Store, name)
 		lists := make([][]imagebind.Neighbour, len(part))
@@ -363,7 +367,8 @@ func neighbours(list []imagebind.Neighbour, inc include, weighted bool) []retrie
 
 func (s *Server) enhance(c *gin.Context) (int, any, error) {
 	var r retrieverapi.EnhanceRequest
-	if err := checkName(c.Param("name")); err != nil {
+	name, err := named(c)
+	if err != nil {
 		return 0, nil, err
 	}
 	if err := readJSON(c.Request, &r); err != nil {
@@ -392,7 +397,7 @@ func (s *Server) enhance(c *gin.Context) (int, any, error) {
 	}
 	start := time.Now()
 	var out retrieverapi.EnhanceResponse
-	err = s.lookup(c, store.Query{Vectors: vectors, K: p.K}, func(q imagebind.Embedding, list []imagebind.Neighbour) error {
+	err = s.lookup(c, name, store.Query{Vectors: vectors, K: p.K, Filter: r.Filter}, func(q imagebind.Embedding, list []imagebind.Neighbour) error {
 		e, err := enhance.Mix(q, list, p)
 		if err != nil {
 			return imagebind.WithParam(err, fmt.Sprintf("vectors[%d]", len(out.Vectors)))
@@ -413,28 +418,53 @@ func (s *Server) submit(c *gin.Context) (int, any, error) {
 	if err := readJSON(c.Request, &r); err != nil {
 		return 0, nil, err
 	}
-	if err := checkName(r.Collection); err != nil {
+	who := tenantFrom(c)
+	var err error
+	if r.Collection, err = who.stored(r.Collection); err != nil {
 		return 0, nil, err
 	}
+	r.Source.Path = who.source(r.Source.Path)
 	j, err := s.o.Jobs.Submit(r)
 	if err == nil {
 		c.Header("Location", "/v1/jobs/"+j.ID)
 	}
-	return http.StatusAccepted, j, err
+	return http.StatusAccepted, who.job(j), err
 }
 
-func (s *Server) jobs(*gin.Context) (int, any, error) {
-	return http.StatusOK, retrieverapi.JobList{Jobs: s.o.Jobs.List()}, nil
+func (s *Server) jobs(c *gin.Context) (int, any, error) {
+	out, who := retrieverapi.JobList{Jobs: []retrieverapi.Job{}}, tenantFrom(c)
+	for _, j := range s.o.Jobs.List() {
+		if who.owns(j.Collection) {
+			out.Jobs = append(out.Jobs, who.job(j))
+		}
+	}
+	return http.StatusOK, out, nil
+}
+
+// watch is Manager.Watch for whoever asks.
+func (s *Server) watch(c *gin.Context) (retrieverapi.Job, <-chan struct{}, error) {
+	j, changed, err := s.o.Jobs.Watch(c.Param("id"))
+	who := tenantFrom(c)
+	if err == nil && !who.owns(j.Collection) {
+		err = imagebind.Errorf(imagebind.NotFound, "no job %q", c.Param("id"))
+	}
+	if err != nil {
+		return retrieverapi.Job{}, nil, err
+	}
+	return who.job(j), changed, nil
 }
 
 func (s *Server) job(c *gin.Context) (int, any, error) {
-	j, _, err := s.o.Jobs.Watch(c.Param("id"))
+	j, _, err := s.watch(c)
 	return http.StatusOK, j, err
 }
 
 func (s *Server) cancel(c *gin.Context) (int, any, error) {
+	if _, _, err := s.watch(c); err != nil {
+		return 0, nil, err
+	}
 	j, err := s.o.Jobs.Cancel(c.Request.Context(), c.Param("id"))
-	return http.StatusOK, j, err
+	return http.StatusOK, tenantFrom(c).job(j), err
 }
 
 // heartbeat keeps proxies from cutting a quiet event stream.
@@ -443,8 +473,7 @@ const heartbeat = 15 * time.Second
 // events streams the job at each change, as server-sent events, until it is
 // over; then comes [DONE].
 func (s *Server) events(c *gin.Context) {
-	id := c.Param("id")
-	j, changed, err := s.o.Jobs.Watch(id)
+	j, changed, err := s.watch(c)
 	if err != nil {
 		httpapi.WriteError(c.Writer, c.Request, err)
 		return
@@ -485,7 +514,7 @@ func (s *Server) events(c *gin.Context) {
 				waiting = false
 			}
 		}
-		if j, changed, err = s.o.Jobs.Watch(id); err != nil {
+		if j, changed, err = s.watch(c); err != nil {
 			return
 		}
 	}

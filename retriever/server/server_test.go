@@ -56,7 +56,10 @@ func newSite(t *testing.T, dir string, o Options) *site {
 		return source.Open(filepath.Join(at, name))
 	}
 	check := func(s retrieverapi.Source) error { _, _, err := root.Find(s.Path); return err }
-	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: open, Check: check})
+	m, err := jobs.Open(jobs.Options{Dir: filepath.Join(dir, "jobs"), Store: st, Open: open, Check: check,
+		Room: func(ctx context.Context, name string, rows int) error {
+			return o.Tenants.Room(ctx, st, name, rows, false)
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +82,8 @@ func newSite(t *testing.T, dir string, o Options) *site {
 	srv := httptest.NewServer(s.server)
 	s.url = srv.URL
 	key := ""
-	if len(o.Keys) > 0 {
-		key = o.Keys[0]
+	if len(o.Tenants.Owners) > 0 {
+		key = o.Tenants.Owners[0].Key
 	}
 	s.client, err = retrieverapi.NewClient(srv.URL, retrieverapi.Options{Key: key, HTTP: &http.Client{Transport: s}})
 	if err != nil {
@@ -280,7 +283,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	s := newSite(t, t.TempDir(), Options{Keys: []string{"secret"}})
+	s := newSite(t, t.TempDir(), Options{Tenants: Tenants{Owners: []httpapi.Owner{{Key: "secret"}}}})
 	for path, want := range map[string]int{"/v1/collections": 401, "/v1/jobs": 401, "/healthz": 200, "/readyz": 200, "/metrics": 200, "/openapi.json": 200} {
 		if code, body := s.ask("GET", path, "", ""); code != want {
 			t.Errorf("%s without a key: %d %.100s", path, code, body)
@@ -335,7 +338,7 @@ func TestEnhanceGolden(t *testing.T) {
 			}
 			in := want.Tensor(t, mix+"/off").Values
 			queries := []imagebind.Embedding{in[:64], in[64:]}
-			got, near, err := s.client.Enhance(ctx, "default", queries, p)
+			got, near, err := s.client.Enhance(ctx, "default", queries, p, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -308,7 +308,14 @@ func filter(s *suite) {
 			"nested": map[string]any{"third": float64((i + 1) % 3)}}
 	}
 	rows[7].Metadata = nil
+	for i := 0; i < len(rows); i += 4 {
+		rows[i].Metadata["sometimes"] = []any{nil, false, 0.0, "", []any{1.0}}[i/4%5]
+	}
 	n := s.collection("filter", dim, rows)
+	thousand := make([]any, conditions.MaxIn) // of values that need escapes
+	for i := range thousand {
+		thousand[i] = fmt.Sprintf("näme \"%d\"", i+3)
+	}
 	q := vector(1, dim)
 	for _, f := range []map[string]any{
 		{"third": 1.0},
@@ -328,6 +335,10 @@ func filter(s *suite) {
 		{"name": map[string]any{"gt": "näme \"3\"", "lte": "näme \"5\""}},
 		{"nobody": map[string]any{"ne": true}},
 		{"nobody": map[string]any{"lt": 1.0}},
+		{"nobody": map[string]any{"exists": false}, "third": map[string]any{"exists": true}},
+		{"sometimes": map[string]any{"exists": true}},
+		{"sometimes": map[string]any{"exists": false}, "even": true},
+		{"name": map[string]any{"in": thousand}},
 	} {
 		terms, err := conditions.Parse(f)
 		if err != nil {

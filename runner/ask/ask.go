@@ -101,7 +101,7 @@ func (q *Question) Read(args []string, in io.Reader) error {
 	if off := false; q.noCache {
 		cache.Enabled = &off
 	}
-	r.Cache = when(cache != runnerapi.Cache{}, &cache)
+	r.Cache = when(q.noCache || q.collection != "" || given("k") || given("cache-temperature") || given("cache-weight"), &cache)
 	if q.neighbours || q.json {
 		r.Include = append(r.Include, runnerapi.IncludeNeighbours)
 	}

@@ -41,7 +41,7 @@ func (p *Pipeline) enhance(ctx context.Context, queries []imagebind.Embedding, c
 		return p.without(queries, "no retriever is configured", nil)
 	}
 	start := time.Now()
-	enhanced, neighbours, err = p.o.Retriever.Enhance(ctx, c.Collection, queries, c.EnhanceParams)
+	enhanced, neighbours, err = p.o.Retriever.Enhance(ctx, c.Collection, queries, c.EnhanceParams, c.Filter)
 	if p.o.Observer != nil && ctx.Err() == nil {
 		p.o.Observer.Retrieved(time.Since(start), err)
 	}

@@ -127,7 +127,7 @@ func TestAnswersGolden(t *testing.T) {
 			q := query(p, c.Prompt, parts...)
 			q.Neighbours = true
 			if c.Cache != nil {
-				q.Cache = Cache{true, "default", imagebind.EnhanceParams{K: c.Cache.Size, Temperature: c.Cache.T, Weight: c.Cache.Weight}}
+				q.Cache = Cache{Enabled: true, Collection: "default", EnhanceParams: imagebind.EnhanceParams{K: c.Cache.Size, Temperature: c.Cache.T, Weight: c.Cache.Weight}}
 			}
 			a := answer(t, p, q)
 			var want []int

@@ -45,6 +45,7 @@ type Part struct {
 type Cache struct {
 	Enabled    bool
 	Collection string
+	Filter     map[string]any // conditions on the neighbours' metadata; nil for none
 	imagebind.EnhanceParams
 }
 

@@ -86,6 +86,8 @@ type Cache struct {
 	K           *int     `json:"k,omitempty"`           // 1..1000
 	Temperature *float32 `json:"temperature,omitempty"` // 0..1000
 	Weight      *float32 `json:"weight,omitempty"`      // 0..1
+	// Filter is conditions on the neighbours' metadata (docs/api.md, "Retriever HTTP").
+	Filter map[string]any `json:"filter,omitempty"`
 }
 
 // Messages are a conversation, the one to answer last.

@@ -142,4 +142,7 @@ func setCache(c *pipeline.Cache, r *runnerapi.Cache) {
 	set(&c.K, r.K)
 	set(&c.Temperature, r.Temperature)
 	set(&c.Weight, r.Weight)
+	if r.Filter != nil {
+		c.Filter = r.Filter
+	}
 }
