@@ -15,9 +15,6 @@ import (
 	"testing"
 
 	imagebind "imagebind-llm"
-	"imagebind-llm/internal/golden"
-	"imagebind-llm/internal/ort"
-	"imagebind-llm/retriever/device"
 	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 	"imagebind-llm/retriever/storetest"
@@ -137,42 +134,24 @@ func (s ready) load(name string) {
 	}
 }
 
-// TestStoreDevice: a store whose candidates a device finds passes the suite.
-func TestStoreDevice(t *testing.T) {
-	var l loads
-	t.Run("rounded", func(t *testing.T) {
-		dir := t.TempDir()
-		storetest.Run(t, func(t *testing.T) store.Store {
-			s, err := Open(filepath.Join(dir, filepath.Base(t.Name())), Options{Load: l.load, LoadRows: 1})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return ready{s}
-		})
-	})
-	if l.searches.Load() == 0 || l.open.Load() != 0 {
-		t.Errorf("%d searches, %d matrices are left", l.searches.Load(), l.open.Load())
-	}
-	t.Run("onnxruntime", func(t *testing.T) {
-		if _, err := ort.Load(""); err != nil {
-			golden.Need(t, "ort", "wants onnxruntime: "+err.Error())
-		}
-		d, err := device.Open(device.Options{Provider: "cpu"})
+// suite runs the stores' suite on one whose candidates a device finds.
+func suite(t *testing.T, load Loader) {
+	dir := t.TempDir()
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s, err := Open(filepath.Join(dir, filepath.Base(t.Name())), Options{Load: load, LoadRows: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		load := func(ctx context.Context, n, dim int, read func(int, []uint16) error) (Matrix, error) {
-			return d.Load(ctx, n, dim, read)
-		}
-		dir := t.TempDir()
-		storetest.Run(t, func(t *testing.T) store.Store {
-			s, err := Open(filepath.Join(dir, filepath.Base(t.Name())), Options{Load: load, LoadRows: 1})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return ready{s}
-		})
+		return ready{s}
 	})
+}
+
+func TestStoreRounded(t *testing.T) {
+	var l loads
+	t.Run("suite", func(t *testing.T) { suite(t, l.load) })
+	if l.searches.Load() == 0 || l.open.Load() != 0 {
+		t.Errorf("%d searches, %d matrices are left", l.searches.Load(), l.open.Load())
+	}
 }
 
 // TestDevice holds a store with a device against one without, over rows and
