@@ -24,6 +24,7 @@ import (
 	"imagebind-llm/retriever/device"
 	"imagebind-llm/retriever/flat"
 	"imagebind-llm/retriever/jobs"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/milvus"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/server"
@@ -211,6 +212,7 @@ func (o *options) open() (store.Store, error) {
 	}
 	fo := flat.Options{Keep: keep, Half: o.Values == "float16"}
 	dir := filepath.Join(o.Data, "collections")
+	slog.Info("embedded store", "kernels", kernel.Name(), "values", o.Values, "device", o.Device)
 	if o.Device == "" {
 		return flat.Open(dir, fo)
 	}

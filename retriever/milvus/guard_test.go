@@ -5,11 +5,15 @@ import (
 	"io"
 	"net"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/milvus-io/milvus-proto/go-api/v2/commonpb"
+	"github.com/milvus-io/milvus-proto/go-api/v2/milvuspb"
+	"github.com/milvus-io/milvus-sdk-go/v2/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -268,5 +272,43 @@ func TestNobodySpeaks(t *testing.T) {
 	start := time.Now()
 	if err := s.Ready(context.WithoutCancel(t.Context())); imagebind.KindOf(err) != imagebind.Unavailable || time.Since(start) > 2*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
+	}
+}
+
+// limited is a Milvus whose quota refuses everything.
+type limited struct {
+	milvuspb.UnimplementedMilvusServiceServer
+	calls atomic.Int32
+}
+
+func (l *limited) Connect(context.Context, *milvuspb.ConnectRequest) (*milvuspb.ConnectResponse, error) {
+	return &milvuspb.ConnectResponse{Status: &commonpb.Status{}}, nil
+}
+
+func (l *limited) ReleaseCollection(context.Context, *milvuspb.ReleaseCollectionRequest) (*commonpb.Status, error) {
+	l.calls.Add(1)
+	return &commonpb.Status{ErrorCode: commonpb.ErrorCode_RateLimit, Reason: "over the quota"}, nil
+}
+
+// What a quota refused is tried some times and then given up, where the SDK
+// goes on for minutes.
+func TestRateLimited(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, m := grpc.NewServer(), &limited{}
+	milvuspb.RegisterMilvusServiceServer(server, m)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	c, err := client.NewClient(t.Context(), client.Config{Address: l.Addr().String(), DialOptions: dialOptions(), RetryRateLimit: rateLimit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	start := time.Now()
+	err = c.ReleaseCollection(t.Context(), "pets")
+	if err == nil || !strings.Contains(err.Error(), "over the quota") || m.calls.Load() != int32(rateLimit.MaxRetry) || time.Since(start) > 10*time.Second {
+		t.Errorf("%v after %d calls and %v", err, m.calls.Load(), time.Since(start))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -583,5 +584,34 @@ func TestManyTies(t *testing.T) {
 	}
 	if got[0][0].ID != all[0].ID || len(got[0]) != 10 {
 		t.Errorf("the other query: %v", got[0])
+	}
+}
+
+// Every test that docs/milvus.md names is there.
+func TestPitfalls(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/milvus.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var code []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code = append(code, b...)
+	}
+	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(doc), -1)
+	if len(named) < 20 {
+		t.Errorf("docs/milvus.md names %d tests", len(named))
+	}
+	for _, name := range named {
+		if !strings.Contains(string(code), "\nfunc "+name+"(") {
+			t.Errorf("docs/milvus.md names %s, which is not there", name)
+		}
 	}
 }
