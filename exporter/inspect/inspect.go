@@ -279,6 +279,9 @@ func (r *reader) content(path string, f *File) error {
 		}
 		defer x.Close()
 		f.Metadata = map[string]any{"index": x.Kind, "metric": x.Metric}
+		if x.Lossy != "" {
+			f.Metadata["lossy"] = x.Lossy
+		}
 		return r.tensors(f, x)
 	case kindONNX:
 		return r.graph(path, f)

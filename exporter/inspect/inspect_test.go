@@ -102,6 +102,7 @@ func TestFiles(t *testing.T) {
 		{"../../demo/features.npy", kindNPY, "", "", nil, ""},
 		{"../../internal/format/faiss/testdata/knn.index", kindFAISS, "vectors", "F32", []int{500, 64}, ""},
 		{"../../internal/format/faiss/testdata/knn_hnsw.index", kindFAISS, "vectors", "F32", []int{500, 64}, ""},
+		{"../../internal/format/faiss/testdata/codes/ivf_pq.index", kindFAISS, "vectors", "F32", []int{40, 16}, ""},
 		{"../../internal/format/gguf/testdata/types.gguf", kindGGUF, "Q4_K", "Q4_K", []int{3, 512}, ""},
 		{filepath.Join(dir, "plus.onnx"), kindONNX, "b", "float32", []int{4}, hash(floats(values))},
 		{write(t, dir, "renamed.bin", half), kindSafetensors, "h", "F16", []int{2}, hash([]byte{0x00, 0x3c, 0x00, 0xc1})},
@@ -130,6 +131,9 @@ func TestFiles(t *testing.T) {
 			}
 			if !strings.Contains(text.String(), x.SHA256) || strings.ContainsRune(text.String(), 0x1b) {
 				t.Errorf("as text it is\n%s", text.String())
+			}
+			if strings.Contains(tt.path, "/codes/") != strings.Contains(text.String(), "lossy = IVF4,PQ4x8: values are rebuilt") {
+				t.Errorf("what it lost: as text it is\n%s", text.String())
 			}
 			if _, err := json.Marshal(r); err != nil {
 				t.Error(err)

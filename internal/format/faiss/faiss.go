@@ -18,7 +18,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/internal/format"
@@ -137,13 +139,35 @@ func (x index) elements(dst []float32, from int) error {
 			part = dst[:copy(dst, row[skip:])]
 		} else {
 			part = dst[:len(dst)/dim*dim]
-			if err := x.read(part, from/dim); err != nil {
+			if err := x.rows(part, from/dim); err != nil {
 				return err
 			}
 		}
 		dst, from = dst[len(part):], from+len(part)
 	}
 	return nil
+}
+
+// rows reads whole rows, by as many goroutines as there are processors: to turn
+// a rotated vector back takes a million multiplications, and rows of lists lie
+// all over the file.
+func (x index) rows(dst []float32, row int) error {
+	dim := int(x.dim)
+	workers := runtime.GOMAXPROCS(0)
+	each := (len(dst)/dim + workers - 1) / workers
+	if each < 16 {
+		return x.read(dst, row)
+	}
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		part := dst[min(w*each*dim, len(dst)):min((w+1)*each*dim, len(dst))]
+		if len(part) > 0 {
+			wg.Go(func() { errs[w] = x.read(part, row+w*each) })
+		}
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // maxDepth is how many indexes may lie in each other: a map of ids over a
