@@ -85,6 +85,8 @@ func openList(ctx context.Context, root *os.Root, name string, s retrieverapi.So
 	case strings.EqualFold(path.Ext(name), ".tar"):
 		l.dir = path.Dir(name)
 		err = l.archive(ctx, name, h)
+	case strings.HasSuffix(strings.ToLower(name), ".tar.gz") || strings.EqualFold(path.Ext(name), ".tgz"):
+		err = imagebind.Errorf(imagebind.Invalid, "%s is compressed, so that its members cannot be read where they lie; gunzip it to a .tar", path.Base(name))
 	case isTable(name):
 		var ok bool
 		l.dir = path.Dir(name)

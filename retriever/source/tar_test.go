@@ -61,8 +61,9 @@ func TestArchives(t *testing.T) {
 		"w/2.tar": string(tarOf(t, "x.jpg", "x2", "y.jpg", "y2")), "w/.3.tar": "hidden", "w/2.json": "{}", "w/2.parquet": "p", "w/stats.csv": "a", "w/empty.tar": string(tarOf(t)),
 		"mixed/1.tar": "no archive", "mixed/a.jpg": "a",
 		"l/list.jsonl": `{"path":"../w/2.tar"}` + "\n" + `{"path":"../mixed/a.jpg","id":"A"}` + "\n", "l/list.csv": "path\n../w/2.tar\n../mixed/a.jpg\n", "l/none.csv": "path\nnone.tar\n",
-		"text.tar": string(tarOf(t, "1.txt", "one", "1.json", `{"n":1}`, "2.txt", "two", "3.jpg", "three")),
-		"imu.tar":  string(tarOf(t, "1.csv", "0,1", "1.txt", "a walk")),
+		"text.tar":      string(tarOf(t, "1.txt", "one", "1.json", `{"n":1}`, "2.txt", "two", "3.jpg", "three")),
+		"zipped.tar.gz": "\x1f\x8b",
+		"imu.tar":       string(tarOf(t, "1.csv", "0,1", "1.txt", "a walk")),
 	})
 	image := func(id, uri, caption, content string, meta map[string]any) want {
 		return want{id, uri, caption, meta, "media_url", content, ""}
@@ -93,6 +94,7 @@ func TestArchives(t *testing.T) {
 		{"w/empty.tar", retrieverapi.Source{}, nil, ""},
 		{"mixed/1.tar", retrieverapi.Source{}, nil, "mixed/1.tar: it is cut, or no .tar"},
 		{"l/none.csv", retrieverapi.Source{}, nil, "none.tar"},
+		{"zipped.tar.gz", retrieverapi.Source{}, nil, "gunzip it"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.path, func(t *testing.T) {
