@@ -130,7 +130,7 @@ func (x index) elements(dst []float32, from int) error {
 		return fmt.Errorf("elements %d to %d of %d", from, from+len(dst), n)
 	}
 	for len(dst) > 0 {
-		part := dst
+		var part []float32
 		if skip := from % dim; skip != 0 || len(dst) < dim {
 			row := make([]float32, dim)
 			if err := x.read(row, from/dim); err != nil {
