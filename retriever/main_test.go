@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -235,16 +236,53 @@ func (f *fakeRunner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // A rebuild from media that is killed goes on after the restart, and embeds
 // again no more than what was under way.
 func TestKilledWhileItEmbeds(t *testing.T) {
-	dir, addr, ctx := t.TempDir(), freeAddr(t), t.Context()
-	const n, batch, requests = 200, 5, 2
-	if err := os.MkdirAll(filepath.Join(dir, "root/photos"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, tt := range []struct{ path, id, uri string }{
+		{"photos", "123.jpg", "file:photos/123.jpg"},
+		{"photos.csv", "photos/123.jpg", "file:photos/123.jpg"},
+		{"shards", "1.tar/123.jpg", "file:shards/1.tar#123.jpg"},
+	} {
+		t.Run(tt.path, func(t *testing.T) { killedWhileItEmbeds(t, tt.path, tt.id, tt.uri) })
 	}
-	for i := range n {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("root/photos/%03d.jpg", i)), fmt.Appendf(nil, "%04d", i), 0o600); err != nil {
+}
+
+// photographs writes n media: in a folder, in a list of its files, in two archives.
+func photographs(t *testing.T, root string, n int) {
+	t.Helper()
+	list, shards := bytes.NewBufferString("path\n"), [2]bytes.Buffer{}
+	archives := [2]*tar.Writer{tar.NewWriter(&shards[0]), tar.NewWriter(&shards[1])}
+	put := func(name string, b []byte) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	for i := range n {
+		name, b := fmt.Sprintf("%03d.jpg", i), fmt.Appendf(nil, "%04d", i)
+		put("photos/"+name, b)
+		fmt.Fprintf(list, "photos/%s\n", name)
+		w := archives[2*i/n]
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(b))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("photos.csv", list.Bytes())
+	for i, w := range archives {
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		put(fmt.Sprintf("shards/%d.tar", i), shards[i].Bytes())
+	}
+}
+
+func killedWhileItEmbeds(t *testing.T, path, id, uri string) {
+	dir, addr, ctx := t.TempDir(), freeAddr(t), t.Context()
+	const n, batch, requests = 200, 5, 2
+	photographs(t, filepath.Join(dir, "root"), n)
 	f := &fakeRunner{seen: map[string]int{}, answer: 20, open: make(chan struct{}), full: make(chan struct{})}
 	runner := httptest.NewServer(f)
 	defer runner.Close()
@@ -252,7 +290,7 @@ func TestKilledWhileItEmbeds(t *testing.T) {
 	args := []string{"--data", filepath.Join(dir, "data"), "--source-root", filepath.Join(dir, "root"), "--runners", runner.URL,
 		"--jobs-embed-batch", fmt.Sprint(batch), "--jobs-embed-requests", fmt.Sprint(requests)}
 	cmd, c := serve(t, addr, args...)
-	j, err := c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "photos", Source: retrieverapi.Source{Path: "photos", Runner: runner.URL + "/", Modality: "image"}})
+	j, err := c.Start(ctx, retrieverapi.JobRequest{Type: "rebuild", Collection: "photos", Source: retrieverapi.Source{Path: path, Runner: runner.URL + "/", Modality: "image"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +315,7 @@ func TestKilledWhileItEmbeds(t *testing.T) {
 	}
 	q := imagebind.Embedding{'0', '1', '2', '3'}
 	got, err := c.Search(ctx, "photos", []imagebind.Embedding{q}, n, nil)
-	if err != nil || !slices.ContainsFunc(got[0], func(n imagebind.Neighbour) bool { return n.ID == "123.jpg" && n.URI == "file:photos/123.jpg" }) {
+	if err != nil || !slices.ContainsFunc(got[0], func(n imagebind.Neighbour) bool { return n.ID == id && n.URI == uri }) {
 		t.Errorf("%v, %v", got, err)
 	}
 	if info, err := c.Collection(ctx, "photos"); err != nil || info.Model != "fake" {
