@@ -212,3 +212,40 @@ func TestLies(t *testing.T) {
 		})
 	}
 }
+
+// TestIDsTwice: lists whose ids are not the numbers from 0 on, each once, give
+// their rows list by list, with those ids.
+func TestIDsTwice(t *testing.T) {
+	raw, err := os.ReadFile("testdata/codes/ivf_flat.index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []uint64{0, 40, math.MaxUint64} { // there already, behind the last, -1
+		binary.LittleEndian.PutUint64(raw[len(raw)-8:], id) // the last of the last list
+		f, err := parsed(raw)
+		if err != nil || !f.Mapped {
+			t.Fatalf("id %d: %v, mapped %v", id, err, f.Mapped)
+		}
+		ids := make([]int64, 1)
+		if err := f.ReadIDs(ids, 39); err != nil || ids[0] != int64(id) {
+			t.Errorf("the last row has id %d, not %d (%v)", ids[0], int64(id), err)
+		}
+		row := make([]float32, 16)
+		if err := f.Tensors()[0].Read(row, 39*16); err != nil {
+			t.Fatal(err)
+		}
+		want := raw[len(raw)-8-8*int(lastList(t, raw))-64:] // behind it are the ids of its list
+		for i, v := range row {
+			if math.Float32bits(v) != binary.LittleEndian.Uint32(want[4*i:]) {
+				t.Fatalf("value %d of the last row is %v", i, v)
+			}
+		}
+	}
+}
+
+// lastList is how many ids the last list has, less the last one.
+func lastList(t *testing.T, raw []byte) uint64 {
+	t.Helper()
+	at := bytes.Index(raw, []byte("full")) + 4 + 8 + 3*8
+	return binary.LittleEndian.Uint64(raw[at:]) - 1
+}
