@@ -38,7 +38,7 @@ type options struct {
 	Data       string        `koanf:"data" help:"folder of collections and jobs, made when absent"`
 	Store      string        `koanf:"store" help:"where rows are kept: embedded (exact, files in --data) or milvus"`
 	Keep       int           `koanf:"keep" help:"generations that served and are kept beside the one that does, to go back to"`
-	Values     string        `koanf:"values" help:"embedded store: rows of new generations in float32, or in float16 (half the disk, rounded)"`
+	Values     string        `koanf:"values" help:"rows of new generations in float32, or in float16: half the disk, rounded; with Milvus from 2.4 on"`
 	Device     string        `koanf:"device" help:"embedded store: where candidates are found in half precision: cuda, cuda:N or cpu (for tests); empty: the codes are scanned"`
 	ORTLib     string        `koanf:"ort_lib" help:"the onnxruntime library, for --device; empty: $ORT_LIB, beside the program, .cache/ort, the system's"`
 	SourceRoot string        `koanf:"source_root" help:"folder that rebuild jobs may read; empty: none"`
@@ -207,7 +207,7 @@ func (o *options) open() (store.Store, error) {
 	}
 	if o.Store == "milvus" {
 		return milvus.Open(milvus.Options{Address: o.Milvus, Username: o.MilvusUsername, Password: o.MilvusPassword,
-			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe, ObjectStorage: o.MilvusObjects, Keep: keep,
+			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe, ObjectStorage: o.MilvusObjects, Half: o.Values == "float16", Keep: keep,
 			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
 	}
 	fo := flat.Options{Keep: keep, Half: o.Values == "float16"}

@@ -32,7 +32,7 @@ func (s *Store) Build(ctx context.Context, name string, spec store.Spec, job str
 	if err != nil {
 		return nil, err
 	}
-	if err := s.allowed(ctx, c, r.Index); err != nil {
+	if err := s.allowed(ctx, c, r); err != nil {
 		return nil, err
 	}
 	s.dial.Lock()

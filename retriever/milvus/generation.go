@@ -24,6 +24,7 @@ type record struct {
 	Name       string    `json:"name"`
 	Dim        int       `json:"dim"`
 	Index      string    `json:"index"`
+	Half       bool      `json:"half,omitempty"` // vectors in half precision
 	Model      string    `json:"model,omitempty"`
 	Generation int       `json:"generation"`
 	Job        string    `json:"job,omitempty"` // of a rebuild
@@ -317,5 +318,5 @@ func (s *Store) newRecord(name string, spec store.Spec) (record, error) {
 		return record{}, imagebind.Errorf(imagebind.Invalid, "dim is %d; it is 1 to 32768", spec.Dim)
 	}
 	index, err := indexType(spec.Index, s.o.Index)
-	return record{ImageBind: 1, Name: name, Dim: spec.Dim, Index: index, Model: spec.Model, CreatedAt: time.Now().UTC()}, err
+	return record{ImageBind: 1, Name: name, Dim: spec.Dim, Index: index, Half: s.o.Half, Model: spec.Model, CreatedAt: time.Now().UTC()}, err
 }

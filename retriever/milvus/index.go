@@ -38,9 +38,10 @@ func indexType(name, def string) (string, error) {
 	return t, nil
 }
 
-// allowed refuses index types with which the server would lose data.
-func (s *Store) allowed(ctx context.Context, c client.Client, index string) error {
-	if !slices.Contains(rawless, index) || s.o.ObjectStorage {
+// allowed refuses what the server does not have, or would lose data with.
+func (s *Store) allowed(ctx context.Context, c client.Client, r record) error {
+	unsafe := slices.Contains(rawless, r.Index) && !s.o.ObjectStorage
+	if !unsafe && !r.Half {
 		return nil
 	}
 	try, cancel := s.call(ctx)
@@ -49,11 +50,14 @@ func (s *Store) allowed(ctx context.Context, c client.Client, index string) erro
 	if err != nil {
 		return s.fail(ctx, "ask for the version", err)
 	}
-	if atLeast24(v) {
+	switch {
+	case atLeast24(v):
 		return nil
+	case r.Half:
+		return imagebind.Errorf(imagebind.Invalid, "values in float16: Milvus %s has no half-precision vectors; take a server of 2.4 or later, or float32", v)
 	}
 	return imagebind.Errorf(imagebind.Invalid, "index %s: Milvus %s may lose the vectors of such an index when a search returns them, if its storage is local; "+
-		"take IVF_FLAT or HNSW, a server of 2.4 or later, or say --milvus-object-storage if it keeps its data in object storage", index, v)
+		"take IVF_FLAT or HNSW, a server of 2.4 or later, or say --milvus-object-storage if it keeps its data in object storage", r.Index, v)
 }
 
 // atLeast24 reads a server's version, as in v2.3.5 or 2.4.15-gpu. One that it
@@ -79,10 +83,10 @@ type built struct {
 // is 512 MiB by default (1 GiB from 2.4 on).
 const segmentBytes = 512 << 20
 
-// choose says how n rows of a dim are indexed. Sizes are where one type's cost passes the
+// choose says how n rows of so many bytes are indexed. Sizes are where one type's cost passes the
 // other's: 100,000 rows are scanned in some 15 ms; HNSW takes four times as
 // long to build as IVF_FLAT, which a cluster with index nodes can afford.
-func (o Options) choose(index string, n, dim int) built {
+func (o Options) choose(index string, n, rowBytes int) built {
 	if index == autoIndex {
 		switch {
 		case n < 100_000:
@@ -97,7 +101,7 @@ func (o Options) choose(index string, n, dim int) built {
 	switch index {
 	case "IVF_FLAT", "IVF_SQ8", "SCANN":
 		if b.NList = o.NList; b.NList == 0 {
-			b.NList = max(64, min(65536, int(4*math.Sqrt(float64(min(n, segmentBytes/(4*dim)))))))
+			b.NList = max(64, min(65536, int(4*math.Sqrt(float64(min(n, segmentBytes/rowBytes))))))
 		}
 	}
 	return b
@@ -175,7 +179,7 @@ func (s *Store) index(ctx context.Context, c client.Client, g *generation, rows 
 			return err
 		}
 		n, _ := strconv.Atoi(stats["row_count"])
-		chosen := s.o.choose(g.Index, n, g.Dim)
+		chosen := s.o.choose(g.Index, n, g.rowBytes())
 		text, err := json.Marshal(chosen)
 		if err != nil {
 			return err

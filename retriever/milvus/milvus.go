@@ -58,7 +58,10 @@ type Options struct {
 	NList, NProbe int // of the IVF types and SCANN: cells, and how many are searched; 0: 4·√rows of a segment, and an eighth
 	// ObjectStorage says that the server keeps its data in object storage, so that
 	// index types without vectors of their own are safe before Milvus 2.4 too.
-	ObjectStorage  bool
+	ObjectStorage bool
+	// Half stores the vectors of new generations in half precision: half the disk
+	// and memory, rounded. Milvus has it from 2.4 on.
+	Half           bool
 	M, EfConstruct int // HNSW: links a node and build effort; default 16 and 200
 	Ef             int // HNSW: search effort; default 256, never below k
 
@@ -314,9 +317,13 @@ func (s *Store) make(ctx context.Context, c client.Client, r record) error {
 	if err != nil {
 		return err
 	}
+	vector := entity.FieldTypeFloatVector
+	if r.Half {
+		vector = entity.FieldTypeFloat16Vector
+	}
 	schema := entity.NewSchema().WithName(r.physical()).WithDescription(string(text)).
 		WithField(entity.NewField().WithName(fieldID).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxID).WithIsPrimaryKey(true)).
-		WithField(entity.NewField().WithName(fieldVector).WithDataType(entity.FieldTypeFloatVector).WithDim(int64(r.Dim))).
+		WithField(entity.NewField().WithName(fieldVector).WithDataType(vector).WithDim(int64(r.Dim))).
 		WithField(entity.NewField().WithName(fieldCaption).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxText)).
 		WithField(entity.NewField().WithName(fieldURI).WithDataType(entity.FieldTypeVarChar).WithMaxLength(maxText)).
 		WithField(entity.NewField().WithName(fieldMetadata).WithDataType(entity.FieldTypeJSON))
@@ -336,7 +343,7 @@ func (s *Store) Create(ctx context.Context, name string, spec store.Spec) (store
 	if err != nil {
 		return store.Info{}, err
 	}
-	if err := s.allowed(ctx, c, r.Index); err != nil {
+	if err := s.allowed(ctx, c, r); err != nil {
 		return store.Info{}, err
 	}
 	s.dial.Lock() // one creation at a time

@@ -15,6 +15,7 @@ import (
 
 	imagebind "imagebind-llm"
 	conditions "imagebind-llm/retriever/filter"
+	"imagebind-llm/retriever/kernel"
 	"imagebind-llm/retriever/store"
 )
 
@@ -33,7 +34,7 @@ const (
 
 // check returns an Invalid error for a row that must not reach the server:
 // it would take shifted or zero vectors without a word.
-func check(rows []store.Row, dim int) error {
+func check(rows []store.Row, dim int, half bool) error {
 	for i, r := range rows {
 		v := r.Vector
 		switch {
@@ -43,6 +44,8 @@ func check(rows []store.Row, dim int) error {
 			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): a vector of %d values; the collection's dim is %d", i, r.ID, len(v), dim)
 		case !v.Finite():
 			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector holds NaN or infinity", i, r.ID)
+		case half && slices.ContainsFunc(v, func(x float32) bool { return x > kernel.MaxHalf || x < -kernel.MaxHalf }):
+			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): a value over %d, which half precision does not have; keep the rows of this cache in float32", i, r.ID, kernel.MaxHalf)
 		case v.Norm() == 0:
 			return imagebind.Errorf(imagebind.Invalid, "row %d (%s): the vector is zero", i, r.ID)
 		case len(r.Caption) > maxText || len(r.URI) > maxText:
@@ -71,10 +74,10 @@ func unique(rows []store.Row) []store.Row {
 	return out
 }
 
-func columns(rows []store.Row, dim int) ([]entity.Column, error) {
+func columns(rows []store.Row, dim int, half bool) ([]entity.Column, error) {
 	n := len(rows)
 	ids, captions, uris := make([]string, n), make([]string, n), make([]string, n)
-	vectors, metadata := make([][]float32, n), make([][]byte, n)
+	vectors, metadata := make([]imagebind.Embedding, n), make([][]byte, n)
 	for i, r := range rows {
 		ids[i], captions[i], uris[i], vectors[i] = r.ID, r.Caption, r.URI, r.Vector
 		m := r.Metadata
@@ -91,7 +94,7 @@ func columns(rows []store.Row, dim int) ([]entity.Column, error) {
 		metadata[i] = b
 	}
 	return []entity.Column{
-		entity.NewColumnVarChar(fieldID, ids), entity.NewColumnFloatVector(fieldVector, dim, vectors),
+		entity.NewColumnVarChar(fieldID, ids), vectorColumn(vectors, dim, half),
 		entity.NewColumnVarChar(fieldCaption, captions), entity.NewColumnVarChar(fieldURI, uris),
 		entity.NewColumnJSONBytes(fieldMetadata, metadata),
 	}, nil
@@ -101,12 +104,12 @@ func columns(rows []store.Row, dim int) ([]entity.Column, error) {
 // a call whose answer was lost, and Insert would store the rows twice.
 func (s *Store) put(ctx context.Context, c client.Client, g *generation, rows []store.Row) error {
 	r := g.record
-	if err := check(rows, r.Dim); err != nil {
+	if err := check(rows, r.Dim, r.Half); err != nil {
 		return err
 	}
 	size := max(1, min(maxBatchRows, maxBatchBytes/(4*r.Dim)))
 	for batch := range slices.Chunk(unique(rows), size) {
-		cols, err := columns(batch, r.Dim)
+		cols, err := columns(batch, r.Dim, r.Half)
 		if err != nil {
 			return err
 		}
@@ -309,7 +312,7 @@ func (s *Store) ask(ctx context.Context, c client.Client, g *generation, q store
 	for batch := range slices.Chunk(list, size) {
 		vectors := make([]entity.Vector, len(batch))
 		for i, at := range batch {
-			vectors[i] = entity.FloatVector(q.Vectors[at])
+			vectors[i] = queryVector(q.Vectors[at], g.Half)
 		}
 		sp, err := s.o.searchParam(g.indexed(), q.K+extra, all)
 		if err != nil {

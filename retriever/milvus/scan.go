@@ -118,21 +118,17 @@ type fields struct {
 }
 
 func readFields(rs client.ResultSet, n, dim int) (fields, error) {
-	vectors, ok := rs.GetColumn(fieldVector).(*entity.ColumnFloatVector)
-	captions, ok2 := rs.GetColumn(fieldCaption).(*entity.ColumnVarChar)
-	uris, ok3 := rs.GetColumn(fieldURI).(*entity.ColumnVarChar)
-	metadata, ok4 := rs.GetColumn(fieldMetadata).(*entity.ColumnJSONBytes)
-	if !ok || !ok2 || !ok3 || !ok4 || vectors.Len() != n || captions.Len() != n || uris.Len() != n || metadata.Len() != n {
+	vectors, err := readVectors(rs.GetColumn(fieldVector), dim)
+	if err != nil {
+		return fields{}, err
+	}
+	captions, ok := rs.GetColumn(fieldCaption).(*entity.ColumnVarChar)
+	uris, ok2 := rs.GetColumn(fieldURI).(*entity.ColumnVarChar)
+	metadata, ok3 := rs.GetColumn(fieldMetadata).(*entity.ColumnJSONBytes)
+	if !ok || !ok2 || !ok3 || len(vectors) != n || captions.Len() != n || uris.Len() != n || metadata.Len() != n {
 		return fields{}, errColumns
 	}
-	f := fields{make([]imagebind.Embedding, n), captions.Data(), uris.Data(), metadata.Data()}
-	for i, v := range vectors.Data() {
-		if len(v) != dim {
-			return fields{}, fmt.Errorf("a vector of %d values, not %d", len(v), dim)
-		}
-		f.vectors[i] = v
-	}
-	return f, nil
+	return fields{vectors, captions.Data(), uris.Data(), metadata.Data()}, nil
 }
 
 // readMetadata reads a row's metadata; nil for none.
