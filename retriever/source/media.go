@@ -65,7 +65,7 @@ func (rs *Runners) OpenMedia(ctx context.Context, root, name string, s retriever
 	}
 	h := sha256.New()
 	params, _ := json.Marshal(s.Params) // numbers and switches
-	fmt.Fprintf(h, "%q %d %q %s\n", m.model.ID, m.model.Dimensions, s.Modality, params)
+	fmt.Fprintf(h, "%q %s %d %q %s\n", m.model.ID, m.model.Fingerprint, m.model.Dimensions, s.Modality, params)
 	if m.list, err = openList(ctx, dir, filepath.ToSlash(name), s, h); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
@@ -86,7 +86,7 @@ func (m *Media) Rows() int { return len(m.media) }
 // Model returns the id of the runner's model.
 func (m *Media) Model() string { return m.model.ID }
 
-// Hash is of the model, the settings, and the media's names and sizes.
+// Hash is of the model and its weights, the settings, and the media's names and sizes.
 func (m *Media) Hash() string { return m.hash }
 
 // Why says why a row that was read has no vector.

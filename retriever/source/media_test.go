@@ -48,6 +48,7 @@ type fakeRunner struct {
 	*httptest.Server
 	mu       sync.Mutex
 	model    string
+	weights  string         // its fingerprint
 	seen     map[string]int // how often each content was embedded
 	requests int
 	sizes    []int // items of each request that was answered
@@ -67,7 +68,7 @@ func newFakeRunner(t *testing.T) *fakeRunner {
 		for m, part := range map[string]string{"image": "image_url", "depth": "depth_url", "imu": "imu_url", "text": "bind_text", "thermal": "thermal_url"} {
 			inputs = append(inputs, map[string]any{"modality": m, "part": part})
 		}
-		httpapi.WriteJSON(w, 200, map[string]any{"data": []any{map[string]any{"id": f.model, "dimensions": mediaDim,
+		httpapi.WriteJSON(w, 200, map[string]any{"data": []any{map[string]any{"id": f.model, "fingerprint": f.weights, "dimensions": mediaDim,
 			"modalities": []string{"image", "depth", "imu", "text"}, "inputs": inputs}}})
 	})
 	mux.HandleFunc("POST /v1/embeddings", f.embeddings)
@@ -454,6 +455,8 @@ func TestMediaHash(t *testing.T) {
 	add("a caption", hash("p", retrieverapi.Source{}))
 	write(t, root+"/p/004.jpg", []byte("new"))
 	add("another file", hash("p", retrieverapi.Source{}))
+	f.weights = "0123"
+	add("other weights", hash("p", retrieverapi.Source{}))
 	f.model = "other"
 	add("another model", hash("p", retrieverapi.Source{}))
 }

@@ -202,10 +202,12 @@ func (r *runner) once(ctx context.Context, method, path string, body []byte, lim
 
 // A model is what a runner serves.
 type model struct {
-	ID         string   `json:"id"`
-	Dimensions int      `json:"dimensions"` // of an embedding
-	Modalities []string `json:"modalities"` // that it embeds
-	Inputs     []struct {
+	ID         string `json:"id"`
+	Dimensions int    `json:"dimensions"` // of an embedding
+	// Fingerprint is of its encoders' weights; older runners have none.
+	Fingerprint string   `json:"fingerprint"`
+	Modalities  []string `json:"modalities"` // that it embeds
+	Inputs      []struct {
 		Modality string `json:"modality"`
 		Part     string `json:"part"` // the type of its content part
 	} `json:"inputs"`

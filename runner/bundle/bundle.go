@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	imagebind "imagebind-llm"
 )
@@ -151,6 +153,24 @@ type Licence struct {
 type File struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
+}
+
+// Fingerprint is a hash of the encoders' graphs and weights: two bundles of the
+// same one embed alike. It is "" without encoders.
+func (m *Manifest) Fingerprint() string {
+	if len(m.Encoders) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, e := range m.Encoders {
+		stem := strings.TrimSuffix(e.Graph, ".onnx")
+		for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+			if strings.HasPrefix(name, stem+".") { // the graph, and its weights beside it
+				fmt.Fprintf(h, "%s %s\n", name, m.Files[name].SHA256)
+			}
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // DefaultSampling is the reference's generate, with the demo's length.

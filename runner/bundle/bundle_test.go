@@ -166,3 +166,24 @@ func TestOpenNoBundle(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A fingerprint follows what the encoders are, and nothing else.
+func TestFingerprint(t *testing.T) {
+	of := func(change func(m *Manifest)) string {
+		m := &Manifest{Encoders: []Encoder{{Graph: "vision.onnx"}, {Graph: "text.onnx"}}, Files: map[string]File{}}
+		for _, name := range []string{"vision.onnx", "vision.onnx.data", "text.onnx", "decoder.onnx", "decoder.onnx.data"} {
+			m.Files[name] = File{SHA256: "of " + name}
+		}
+		change(m)
+		return m.Fingerprint()
+	}
+	first := of(func(*Manifest) {})
+	for name, same := range map[string]bool{"vision.onnx": false, "vision.onnx.data": false, "text.onnx": false, "decoder.onnx.data": true} {
+		if got := of(func(m *Manifest) { m.Files[name] = File{SHA256: "another"} }); (got == first) != same || len(got) != 32 {
+			t.Errorf("with another %s: %q, at first %q", name, got, first)
+		}
+	}
+	if got := of(func(m *Manifest) { m.Encoders = nil }); got != "" {
+		t.Errorf("without encoders: %q", got)
+	}
+}

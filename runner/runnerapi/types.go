@@ -408,17 +408,19 @@ type ModelList struct {
 
 // A Model is a bundle that is served.
 type Model struct {
-	ID         string    `json:"id"`
-	Object     string    `json:"object"` // model
-	Created    int64     `json:"created"`
-	OwnedBy    string    `json:"owned_by"`
-	Modalities []string  `json:"modalities"`  // that it embeds
-	Inputs     []Kind    `json:"inputs"`      // how each is sent
-	Dimensions int       `json:"dimensions"`  // of an embedding; 0 without encoders
-	MaxContext int       `json:"max_context"` // tokens, prompt and answer together; 0: it does not chat
-	MaxTokens  int       `json:"max_tokens"`  // of an answer to a request that does not say
-	Cache      *Cache    `json:"cache,omitempty"`
-	Licences   []Licence `json:"licences"`
+	ID         string   `json:"id"`
+	Object     string   `json:"object"` // model
+	Created    int64    `json:"created"`
+	OwnedBy    string   `json:"owned_by"`
+	Modalities []string `json:"modalities"` // that it embeds
+	Inputs     []Kind   `json:"inputs"`     // how each is sent
+	Dimensions int      `json:"dimensions"` // of an embedding; 0 without encoders
+	// Fingerprint is of the encoders' weights: models of the same one embed alike.
+	Fingerprint string    `json:"fingerprint,omitempty"`
+	MaxContext  int       `json:"max_context"` // tokens, prompt and answer together; 0: it does not chat
+	MaxTokens   int       `json:"max_tokens"`  // of an answer to a request that does not say
+	Cache       *Cache    `json:"cache,omitempty"`
+	Licences    []Licence `json:"licences"`
 }
 
 // A Kind is a kind of input.

@@ -268,7 +268,7 @@ func bodyError(err error) error {
 func (s *Server) entry() runnerapi.Model {
 	b := s.p.Bundle()
 	m := runnerapi.Model{ID: s.model, Object: "model", Created: s.started.Unix(), OwnedBy: "imagebind-llm",
-		Modalities: append([]string{}, s.p.Modalities()...), Dimensions: s.p.Dim(), MaxContext: s.p.Context(), Licences: []runnerapi.Licence{}, Inputs: []runnerapi.Kind{}}
+		Modalities: append([]string{}, s.p.Modalities()...), Dimensions: s.p.Dim(), Fingerprint: b.Fingerprint(), MaxContext: s.p.Context(), Licences: []runnerapi.Licence{}, Inputs: []runnerapi.Kind{}}
 	for _, spec := range all.Specs {
 		if !slices.Contains(m.Modalities, spec.Name) {
 			continue
