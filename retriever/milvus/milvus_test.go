@@ -193,6 +193,10 @@ func TestFilterExpression(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("got %s, %v\nwant %s", got, err, want)
 	}
+	got, err = filter(map[string]any{"a": map[string]any{"exists": true}, "b": map[string]any{"exists": false}})
+	if want := `(exists metadata["a"]) && not (exists metadata["b"])`; err != nil || got != want {
+		t.Errorf("got %s, %v\nwant %s", got, err, want)
+	}
 	for _, f := range []map[string]any{{"": 1.0}, {`a"] == 1 || metadata["b`: 1.0}, {"a": nil}, {"a": []any{1.0}}} {
 		if _, err := filter(f); imagebind.KindOf(err) != imagebind.Invalid {
 			t.Errorf("%v: %v", f, err)

@@ -208,9 +208,9 @@ func filter(f map[string]any) (string, error) {
 		}
 		at := fmt.Sprintf("%s[\"%s\"]", fieldMetadata, t.Field)
 		if t.Op == conditions.Exists {
-			term := "exists " + at
+			term := "(exists " + at + ")" // exists binds looser than && (2.3)
 			if t.Values[0] == false {
-				term = "not (" + term + ")"
+				term = "not " + term
 			}
 			terms = append(terms, term)
 			continue
