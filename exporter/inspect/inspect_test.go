@@ -132,7 +132,7 @@ func TestFiles(t *testing.T) {
 			if !strings.Contains(text.String(), x.SHA256) || strings.ContainsRune(text.String(), 0x1b) {
 				t.Errorf("as text it is\n%s", text.String())
 			}
-			if strings.Contains(tt.path, "/codes/") != strings.Contains(text.String(), "lossy = IVF4,PQ4x8: values are rebuilt") {
+			if strings.Contains(tt.path, "/codes/") != strings.Contains(text.String(), "lossy = IVF4,PQ4x6: values are rebuilt") {
 				t.Errorf("what it lost: as text it is\n%s", text.String())
 			}
 			if _, err := json.Marshal(r); err != nil {

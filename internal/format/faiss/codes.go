@@ -17,6 +17,8 @@ type codec struct {
 	loss   []string
 	size   int64 // bytes of a code
 	decode func(dst []float32, code []byte)
+	// Of a product quantizer.
+	pieces, bits int64
 }
 
 // codes are the rows of an index.
@@ -224,7 +226,7 @@ func (r *reader) product(dim int64) codec {
 	return codec{
 		kind: fmt.Sprintf("PQ%dx%d", m, nbits),
 		loss: []string{fmt.Sprintf("%d-byte product codes", (m*nbits+7)/8)},
-		size: (m*nbits + 7) / 8,
+		size: (m*nbits + 7) / 8, pieces: m, bits: nbits,
 		decode: func(dst []float32, code []byte) {
 			for i := range int(m) {
 				at := (i*all + bits(code, i, int(nbits))) * piece

@@ -56,7 +56,6 @@ func TestCodes(t *testing.T) {
 		{"odd_8bit", "SQ8", "8-bit codes", rounded},
 		{"odd_4bit", "SQ4", "4-bit codes", rounded},
 		{"odd_6bit", "SQ6", "6-bit codes", rounded},
-		{"odd_fp16", "SQfp16", "16-bit codes", exact},
 		{"pq8", "PQ4x8", "4-byte product codes", exact},
 		{"pq5", "PQ5x5", "4-byte product codes", exact},
 		{"pq4", "PQ8x4", "4-byte product codes", exact},
@@ -72,9 +71,14 @@ func TestCodes(t *testing.T) {
 		{"ivf_sq8", "IVF4,SQ8", "8-bit codes", rounded},
 		{"ivf_fp16", "IVF4,SQfp16", "16-bit codes", exact},
 		{"ivf_sq8_plain", "IVF4,SQ8", "8-bit codes", rounded},
-		{"ivf_pq", "IVF4,PQ4x8", "4-byte product codes", exact},
+		{"ivf_pq", "IVF4,PQ4x6", "3-byte product codes", exact},
 		{"ivf_pq_plain", "IVF4,PQ8x4", "4-byte product codes", exact},
 		{"ivf_pq_ip", "IVF4,PQ8x4", "4-byte product codes", exact},
+		{"fs", "PQ8x4fs", "4-byte product codes", exact},
+		{"fs_odd", "PQ5x4fs", "3-byte product codes", exact},
+		{"ivf_fs", "IVF4,PQ8x4fs", "4-byte product codes", exact},
+		{"ivf_fsr", "IVF4,PQ8x4fs", "4-byte product codes", exact},
+		{"opq_fsr", "LT16,IVF3,PQ4x4fs", "2-byte product codes", turned},
 		{"hnsw_sq", "HNSW,SQ8", "8-bit codes", rounded},
 		{"hnsw_pq", "HNSW,PQ4x4", "2-byte product codes", exact},
 		{"idmap_sq", "SQ8", "8-bit codes", rounded},
@@ -154,7 +158,7 @@ func TestCodes(t *testing.T) {
 // TestCodesRefused: what is not read says what it is and what to do.
 func TestCodesRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"fastscan": `"IPfs"`, "ivf_fastscan": `"IwPf"`, "lsh": `"IxHe"`, "pqr": `"IwQR"`, "rq": `"IxRq"`,
+		"fastscan_64": "in blocks of 64", "lsh": `"IxHe"`, "pqr": `"IwQR"`, "rq": `"IxRq"`,
 		"whitened": "no rotation", "hadamard": `transform of type "HRot"`,
 	} {
 		_, err := Open("testdata/codes/no_" + name + ".index")
@@ -195,6 +199,11 @@ func TestLies(t *testing.T) {
 		{"a list behind the last", "ivf_sparse", "sprs", 8, u64(40), "list 40 of 40"},
 		{"sizes without their lists", "ivf_sparse", "sprs", 0, u64(3), `form "sprs"`},
 		{"fewer vectors than in the lists", "ivf_flat", "IwFl", 4, u64(39), "says 39 vectors and its lists hold 40"},
+		{"more vectors than blocks", "fs", "IPfs", 4, u64(1 << 40), "vectors, padded to 64"},
+		{"blocks of other codes", "fs", "IPfs", 33 + 24 + 8 + 4*16*16 + 4, u32(16), "in blocks of 16"},
+		{"lists of other blocks", "ivf_fs", "ilbl", 16, u64(16), "of 16 vectors"},
+		{"a list without its blocks", "ivf_fs", "ilbl", 32, u64(1), "bytes of codes"},
+		{"more lists than in the index", "ivf_fs", "ilbl", 0, u64(1 << 60), "and there are 1152921504606846976"},
 		{"transforms without end", "opq", "IxPT", 33, u32(1 << 20), "transforms of its vectors"},
 		{"a rotation of other values", "opq", "IxPT", 0, u64(8 | 40<<32), "of 16 values behind one that gives 8"},
 		{"a rotation that is not there", "opq", "LTra", 1, u64(255), "cut"},

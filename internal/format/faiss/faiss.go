@@ -1,7 +1,7 @@
 // Package faiss reads the vectors out of faiss index files: flat indexes, scalar
-// (SQ) and product (PQ) quantizers, behind inverted lists (IVF), HNSW, maps of
-// ids, rotations (OPQ) and refinement too. The search structure itself is
-// skipped. Codes are turned into vectors when they are read, to the values that
+// (SQ) and product (PQ, fast-scan too) quantizers, behind inverted lists (IVF),
+// HNSW, maps of ids, rotations (OPQ) and refinement too. The search structure
+// itself is skipped. Codes are turned into vectors when they are read, to the values that
 // faiss' reconstruct gives; [File.Lossy] says what they lost. The released
 // ImageBind-LLM's knn.index is a flat one.
 //
@@ -189,7 +189,9 @@ func (r *reader) index(kind string, depth int) (index, error) {
 		return r.scalars()
 	case "IxPq":
 		return r.products()
-	case "IwFl", "IwSq", "IwSQ", "IwPQ":
+	case "IPfs":
+		return r.fastScan()
+	case "IwFl", "IwSq", "IwSQ", "IwPQ", "IwPf":
 		return r.lists(kind, depth)
 	case "IHNf", "IHNs", "IHNp", "IH00":
 		return r.hnsw(depth)

@@ -225,7 +225,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{"nothing", nil, "no faiss index"},
 		{"text", []byte("hello, this is text"), `type "hell"`},
-		{"of another kind", header4("IPfs", 64, 5, 0), `type "IPfs"`},
+		{"of another kind", header4("IxHe", 64, 5, 0), `type "IxHe"`},
 		{"cut", flatIndex("IxFI", 2, 2, 0, 4, 1, 2, 3), "cut"},
 		{"counts that lie", flatIndex("IxFI", 2, 1<<50, 0, 2, 1, 2), "2 values"},
 		{"a metric below the first", flatIndex("IxFl", 2, 1, 1<<31, 2, 1, 2), "metric is number -"},

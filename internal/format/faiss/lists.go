@@ -23,7 +23,7 @@ type inverted struct {
 
 type list struct {
 	number     int // of its centroid
-	first      int // of its rows, counted through the lists
+	first, n   int // of its rows, counted through the lists
 	codes, ids int64
 }
 
@@ -50,18 +50,31 @@ func (r *reader) lists(kind string, depth int) (index, error) {
 		residual = r.bool()
 		r.bytes(8)
 		c = r.product(h.dim)
+	case "IwPf":
+		residual = r.bool()
+		r.bytes(8)
+		bbs, m2 := int64(r.i32()), r.i64()
+		r.bytes(4 + 8) // implem, qbs2
+		c = r.product(h.dim)
+		if err := c.fits(bbs, m2); r.err == nil && err != nil {
+			return index{}, err
+		}
 	}
 	if r.err != nil {
 		return index{}, r.err
 	}
 	iv := &inverted{in: r.r, size: c.size}
-	if err := iv.parse(r, nlist); err != nil {
+	if err := iv.parse(r, nlist, c.pieces, kind == "IwPf"); err != nil {
 		return index{}, err
 	}
 	if int64(iv.total) != h.total {
 		return index{}, fmt.Errorf("it says %d vectors and its lists hold %d", h.total, iv.total)
 	}
 	rows := codes{codec: c, in: r.r, dim: int(h.dim), at: iv.at}
+	if kind == "IwPf" {
+		c.kind += "fs"
+		rows.in, rows.at = packed{r.r, int(c.pieces), int(c.size), iv.where}, iv.place
+	}
 	if residual {
 		rows.centroid = func(dst []float32, list int) error {
 			x := make([]float32, len(dst))
@@ -95,13 +108,15 @@ func (r *reader) directMap() {
 }
 
 // parse reads where the lists are (write_InvertedLists).
-func (iv *inverted) parse(r *reader, nlist int64) error {
-	switch kind := r.four(); kind {
-	case "ilar":
-	case "ilod":
+func (iv *inverted) parse(r *reader, nlist, pieces int64, packed bool) error {
+	switch kind := r.four(); {
+	case kind == "ilbl" && packed:
+		return iv.blocks(r, nlist, pieces)
+	case kind == "ilar" && !packed:
+	case kind == "ilod":
 		return errors.New("its lists are in another file (OnDiskInvertedLists); read it with faiss and write the vectors out with reconstruct_n as .npy")
 	default:
-		return cmp.Or(r.err, fmt.Errorf("its lists are of type %q; ilar is read", kind))
+		return cmp.Or(r.err, fmt.Errorf("its lists are of type %q, which is not read; write the vectors out with reconstruct_n as .npy", kind))
 	}
 	n, size, form := r.i64(), r.i64(), r.four()
 	start, words := r.vector(8)
@@ -129,7 +144,7 @@ func (iv *inverted) parse(r *reader, nlist int64) error {
 		case n == 0:
 			continue
 		}
-		iv.lists = append(iv.lists, list{int(i), iv.total, r.at, r.at + n*iv.size})
+		iv.lists = append(iv.lists, list{int(i), iv.total, int(n), r.at, r.at + n*iv.size})
 		iv.total += int(n)
 		r.at += n * (iv.size + 8)
 	}
@@ -154,11 +169,25 @@ func (iv *inverted) at(row int) (offset int64, list int) {
 	return l.codes + int64(row-l.first)*iv.size, l.number
 }
 
+// place is where a row's code would lie if the codes of all lists were one behind
+// another, and where says where it does, for packed.
+func (iv *inverted) place(row int) (offset int64, list int) {
+	if iv.order != nil {
+		row = int(iv.order[row])
+	}
+	return int64(row) * iv.size, iv.find(row).number
+}
+
+func (iv *inverted) where(place int) (start int64, number int) {
+	l := iv.find(place)
+	return l.codes, place - l.first
+}
+
 // readIDs fills dst with the ids of the places from place on.
 func (iv *inverted) readIDs(dst []int64, place int) error {
 	for len(dst) > 0 {
 		l := iv.find(place)
-		n := min(len(dst), int((l.ids-l.codes)/iv.size)-(place-l.first))
+		n := min(len(dst), l.n-(place-l.first))
 		if err := readIDs(iv.in, dst[:n], l.ids+8*int64(place-l.first)); err != nil {
 			return err
 		}
