@@ -287,12 +287,12 @@ func (c *Client) Delete(ctx context.Context, name string, ids []string) (int, er
 // Search returns for each query the k rows of the largest inner product, best
 // first. include may name IncludeVector and IncludeMetadata.
 func (c *Client) Search(ctx context.Context, name string, queries []imagebind.Embedding, k int, filter map[string]any, include ...string) ([][]imagebind.Neighbour, error) {
-	body, err := marshal(SearchRequest{Vectors: wire(queries), K: &k, Filter: filter, Include: include})
+	body, err := marshal(packedSearch{SearchRequest{K: &k, Filter: filter, Include: include}, wire(queries)})
 	if err != nil {
 		return nil, err
 	}
 	var out SearchResponse
-	if err := c.do(ctx, call{method: "POST", path: collectionPath(name, "search"), body: body, out: &out, read: true}); err != nil {
+	if err := c.do(ctx, call{method: "POST", path: collectionPath(name, "search") + packedAnswer, body: body, out: &out, read: true}); err != nil {
 		return nil, err
 	}
 	return domain(out.Neighbours, len(queries))
@@ -302,12 +302,12 @@ func (c *Client) Search(ctx context.Context, name string, queries []imagebind.Em
 // (docs/api.md, "Cache enhancement"; nil: all do) and returns the enhanced unit vectors with the neighbours that
 // made them.
 func (c *Client) Enhance(ctx context.Context, name string, queries []imagebind.Embedding, p imagebind.EnhanceParams, filter map[string]any, include ...string) ([]imagebind.Embedding, [][]imagebind.Neighbour, error) {
-	body, err := marshal(EnhanceRequest{Vectors: wire(queries), K: &p.K, Temperature: &p.Temperature, Weight: &p.Weight, Filter: filter, Include: include})
+	body, err := marshal(packedEnhance{EnhanceRequest{K: &p.K, Temperature: &p.Temperature, Weight: &p.Weight, Filter: filter, Include: include}, wire(queries)})
 	if err != nil {
 		return nil, nil, err
 	}
 	var out EnhanceResponse
-	if err := c.do(ctx, call{method: "POST", path: collectionPath(name, "enhance"), body: body, out: &out, read: true}); err != nil {
+	if err := c.do(ctx, call{method: "POST", path: collectionPath(name, "enhance") + packedAnswer, body: body, out: &out, read: true}); err != nil {
 		return nil, nil, err
 	}
 	if len(out.Vectors) != len(queries) {
@@ -324,10 +324,24 @@ func (c *Client) Enhance(ctx context.Context, name string, queries []imagebind.E
 	return enhanced, n, err
 }
 
-func wire(queries []imagebind.Embedding) []Vector {
-	v := make([]Vector, len(queries))
+// Vectors go as base64 both ways. A retriever that does not know of encoding
+// answers with arrays, which are read as well.
+const packedAnswer = "?encoding=" + EncodingBase64
+
+type packedSearch struct {
+	SearchRequest
+	Vectors []Packed `json:"vectors"`
+}
+
+type packedEnhance struct {
+	EnhanceRequest
+	Vectors []Packed `json:"vectors"`
+}
+
+func wire(queries []imagebind.Embedding) []Packed {
+	v := make([]Packed, len(queries))
 	for i, q := range queries {
-		v[i] = Vector(q)
+		v[i] = Packed(q)
 	}
 	return v
 }

@@ -68,6 +68,29 @@ func (v *Vector) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// Packed is a Vector that is written as base64, in a tenth of an array's time.
+type Packed Vector
+
+// MarshalJSON writes base64 of little-endian float32.
+func (v Packed) MarshalJSON() ([]byte, error) {
+	raw := make([]byte, 0, 4*len(v))
+	for _, x := range v {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
+	}
+	b := make([]byte, 0, base64.StdEncoding.EncodedLen(len(raw))+2)
+	return append(base64.StdEncoding.AppendEncode(append(b, '"'), raw), '"'), nil
+}
+
+// UnmarshalJSON is a Vector's.
+func (v *Packed) UnmarshalJSON(b []byte) error { return (*Vector)(v).UnmarshalJSON(b) }
+
+// Encodings of an answer's vectors, as the query parameter encoding of a search
+// or an enhancement.
+const (
+	EncodingFloat  = "float" // arrays, the default
+	EncodingBase64 = "base64"
+)
+
 // DecodeRow reads little-endian float32 values; raw must hold 1 to MaxDim.
 func DecodeRow(raw []byte) ([]float32, error) {
 	if len(raw) == 0 || len(raw)%4 != 0 || len(raw) > 4*MaxDim {
@@ -167,19 +190,25 @@ type SearchRequest struct {
 }
 
 // A SearchResponse has one list a query vector, best first.
-type SearchResponse struct {
-	Neighbours [][]Neighbour `json:"neighbours"`
+type SearchResponse = SearchResponseOf[Vector]
+
+// A SearchResponseOf writes its vectors as V does.
+type SearchResponseOf[V Vector | Packed] struct {
+	Neighbours [][]NeighbourOf[V] `json:"neighbours"`
 }
 
 // A Neighbour is a row near a query.
-type Neighbour struct {
+type Neighbour = NeighbourOf[Vector]
+
+// A NeighbourOf writes its vector as V does.
+type NeighbourOf[V Vector | Packed] struct {
 	ID       string         `json:"id"`
 	Score    float32        `json:"score"`            // the inner product of query and row
 	Weight   *float32       `json:"weight,omitempty"` // its share of the enhancement; absent from a search
 	Caption  string         `json:"caption"`
 	URI      string         `json:"uri"`
 	Metadata map[string]any `json:"metadata,omitempty"` // with include metadata
-	Vector   Vector         `json:"vector,omitempty"`   // with include vector
+	Vector   V              `json:"vector,omitempty"`   // with include vector
 }
 
 // An EnhanceRequest asks POST /v1/collections/{name}/enhance. Absent fields
@@ -195,9 +224,12 @@ type EnhanceRequest struct {
 
 // An EnhanceResponse has the enhanced unit vectors and the neighbours that
 // made them, one list a query vector.
-type EnhanceResponse struct {
-	Vectors    []Vector      `json:"vectors"`
-	Neighbours [][]Neighbour `json:"neighbours"`
+type EnhanceResponse = EnhanceResponseOf[Vector]
+
+// An EnhanceResponseOf writes its vectors as V does.
+type EnhanceResponseOf[V Vector | Packed] struct {
+	Vectors    []V                `json:"vectors"`
+	Neighbours [][]NeighbourOf[V] `json:"neighbours"`
 }
 
 // States of a Job.

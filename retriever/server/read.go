@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gin-gonic/gin"
+
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/store"
@@ -169,6 +171,18 @@ func includes(names []string) (include, error) {
 		}
 	}
 	return inc, nil
+}
+
+// packs says whether an answer's vectors are to be base64.
+func packs(c *gin.Context) (bool, error) {
+	switch e := c.Query("encoding"); e {
+	case "", retrieverapi.EncodingFloat:
+		return false, nil
+	case retrieverapi.EncodingBase64:
+		return true, nil
+	default:
+		return false, imagebind.WithParam(imagebind.Errorf(imagebind.Invalid, "encoding %q: it is %s or %s", e, retrieverapi.EncodingFloat, retrieverapi.EncodingBase64), "encoding")
+	}
 }
 
 // embeddings reads the vectors of a request that asks for k neighbours of each,

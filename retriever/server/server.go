@@ -278,17 +278,30 @@ func (s *Server) search(c *gin.Context) (int, any, error) {
 	if q.Vectors, err = embeddings(r.Vectors, q.K, inc); err != nil {
 		return 0, nil, err
 	}
+	packed, err := packs(c)
+	if err != nil {
+		return 0, nil, err
+	}
 	start := time.Now()
-	var out retrieverapi.SearchResponse
-	err = s.lookup(c, name, q, func(_ imagebind.Embedding, list []imagebind.Neighbour) error {
-		out.Neighbours = append(out.Neighbours, neighbours(list, inc, false))
-		return nil
-	})
+	var out any
+	if packed {
+		out, err = searchAnswer[retrieverapi.Packed](s, c, name, q, inc)
+	} else {
+		out, err = searchAnswer[retrieverapi.Vector](s, c, name, q, inc)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
 	s.metrics.lookup.WithLabelValues("search").Observe(time.Since(start).Seconds())
 	return http.StatusOK, out, nil
+}
+
+func searchAnswer[V retrieverapi.Vector | retrieverapi.Packed](s *Server, c *gin.Context, name string, q store.Query, inc include) (out retrieverapi.SearchResponseOf[V], err error) {
+	err = s.lookup(c, name, q, func(_ imagebind.Embedding, list []imagebind.Neighbour) error {
+		out.Neighbours = append(out.Neighbours, neighbours[V](list, inc, false))
+		return nil
+	})
+	return out, err
 }
 
 // hold lets a request in whose body there is room for.
@@ -347,10 +360,10 @@ func (s *Server) lookup(c *gin.Context, name string, q store.Query, f func(image
 	return nil
 }
 
-func neighbours(list []imagebind.Neighbour, inc include, weighted bool) []retrieverapi.Neighbour {
-	out := make([]retrieverapi.Neighbour, len(list))
+func neighbours[V retrieverapi.Vector | retrieverapi.Packed](list []imagebind.Neighbour, inc include, weighted bool) []retrieverapi.NeighbourOf[V] {
+	out := make([]retrieverapi.NeighbourOf[V], len(list))
 	for i, n := range list {
-		out[i] = retrieverapi.Neighbour{ID: n.ID, Score: n.Similarity, Caption: n.Caption, URI: n.URI}
+		out[i] = retrieverapi.NeighbourOf[V]{ID: n.ID, Score: n.Similarity, Caption: n.Caption, URI: n.URI}
 		if weighted {
 			w := n.Weight
 			out[i].Weight = &w
@@ -359,7 +372,7 @@ func neighbours(list []imagebind.Neighbour, inc include, weighted bool) []retrie
 			out[i].Metadata = n.Metadata
 		}
 		if inc.vector {
-			out[i].Vector = retrieverapi.Vector(n.Prototype)
+			out[i].Vector = V(n.Prototype)
 		}
 	}
 	return out
@@ -395,22 +408,36 @@ func (s *Server) enhance(c *gin.Context) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	packed, err := packs(c)
+	if err != nil {
+		return 0, nil, err
+	}
 	start := time.Now()
-	var out retrieverapi.EnhanceResponse
-	err = s.lookup(c, name, store.Query{Vectors: vectors, K: p.K, Filter: r.Filter}, func(q imagebind.Embedding, list []imagebind.Neighbour) error {
-		e, err := enhance.Mix(q, list, p)
-		if err != nil {
-			return imagebind.WithParam(err, fmt.Sprintf("vectors[%d]", len(out.Vectors)))
-		}
-		out.Vectors = append(out.Vectors, retrieverapi.Vector(e))
-		out.Neighbours = append(out.Neighbours, neighbours(list, inc, true))
-		return nil
-	})
+	q := store.Query{Vectors: vectors, K: p.K, Filter: r.Filter}
+	var out any
+	if packed {
+		out, err = enhanceAnswer[retrieverapi.Packed](s, c, name, q, p, inc)
+	} else {
+		out, err = enhanceAnswer[retrieverapi.Vector](s, c, name, q, p, inc)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
 	s.metrics.lookup.WithLabelValues("enhance").Observe(time.Since(start).Seconds())
 	return http.StatusOK, out, nil
+}
+
+func enhanceAnswer[V retrieverapi.Vector | retrieverapi.Packed](s *Server, c *gin.Context, name string, q store.Query, p imagebind.EnhanceParams, inc include) (out retrieverapi.EnhanceResponseOf[V], err error) {
+	err = s.lookup(c, name, q, func(q imagebind.Embedding, list []imagebind.Neighbour) error {
+		e, err := enhance.Mix(q, list, p)
+		if err != nil {
+			return imagebind.WithParam(err, fmt.Sprintf("vectors[%d]", len(out.Vectors)))
+		}
+		out.Vectors = append(out.Vectors, V(e))
+		out.Neighbours = append(out.Neighbours, neighbours[V](list, inc, true))
+		return nil
+	})
+	return out, err
 }
 
 func (s *Server) submit(c *gin.Context) (int, any, error) {
