@@ -68,6 +68,12 @@ up: ## docker compose: Milvus, retriever, runner
 down: ## stop them; the data stays
 	docker compose down
 
+.PHONY: manifests
+manifests: ## are the compose files and the Helm chart valid? (wants docker compose)
+	docker compose config --quiet
+	docker compose -f docker-compose.yml -f deploy/milvus/docker-compose.cluster.yml config --quiet
+	$(GO) run helm.sh/helm/v3/cmd/helm@v3.18.4 lint --strict deploy/helm/imagebind-llm
+
 .PHONY: hooks
 hooks: ## gofmt, vet and the short tests before each commit
 	git config core.hooksPath .githooks
