@@ -79,14 +79,15 @@ type built struct {
 	NList int    `json:"nlist,omitempty"` // cells of the IVF types and SCANN
 }
 
-// segmentBytes of vectors share an index: Milvus builds one a segment, whose size
-// is 512 MiB by default (1 GiB from 2.4 on).
+// segmentBytes of vectors share an index at most: Milvus builds one a segment, whose
+// size is 512 MiB by default (1 GiB from 2.4 on), and a quarter of that when a
+// build has just ended. Training takes segment·nlist.
 const segmentBytes = 512 << 20
 
-// choose says how n rows of so many bytes are indexed. Sizes are where one type's cost passes the
+// choose says how n rows are indexed, so many of them in a segment. Sizes are where one type's cost passes the
 // other's: 100,000 rows are scanned in some 15 ms; HNSW takes four times as
 // long to build as IVF_FLAT, which a cluster with index nodes can afford.
-func (o Options) choose(index string, n, rowBytes int) built {
+func (o Options) choose(index string, n, segment int) built {
 	if index == autoIndex {
 		switch {
 		case n < 100_000:
@@ -101,7 +102,7 @@ func (o Options) choose(index string, n, rowBytes int) built {
 	switch index {
 	case "IVF_FLAT", "IVF_SQ8", "SCANN":
 		if b.NList = o.NList; b.NList == 0 {
-			b.NList = max(64, min(65536, int(4*math.Sqrt(float64(min(n, segmentBytes/rowBytes))))))
+			b.NList = max(64, min(65536, int(4*math.Sqrt(float64(segment)))))
 		}
 	}
 	return b
@@ -179,7 +180,11 @@ func (s *Store) index(ctx context.Context, c client.Client, g *generation, rows 
 			return err
 		}
 		n, _ := strconv.Atoi(stats["row_count"])
-		chosen := s.o.choose(g.Index, n, g.rowBytes())
+		segment := min(n, segmentBytes/g.rowBytes())
+		if list, err := c.GetPersistentSegmentInfo(ctx, name); err == nil && len(list) > 0 { // Milvus seals them early
+			segment = min(segment, (n+len(list)-1)/len(list))
+		}
+		chosen := s.o.choose(g.Index, n, segment)
 		text, err := json.Marshal(chosen)
 		if err != nil {
 			return err

@@ -431,7 +431,7 @@ func TestChoose(t *testing.T) {
 		{Options{}, "SCANN", 10_000, built{"SCANN", 400}},
 		{Options{NList: 7}, "HNSW", 100, built{Type: "HNSW"}},
 	} {
-		if got := tt.o.choose(tt.index, tt.rows, 4096); got != tt.want {
+		if got := tt.o.choose(tt.index, tt.rows, min(tt.rows, segmentBytes/4096)); got != tt.want {
 			t.Errorf("%s, %d rows: %+v, want %+v", tt.index, tt.rows, got, tt.want)
 		}
 	}
