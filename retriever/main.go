@@ -64,6 +64,7 @@ type options struct {
 	MilvusNList       int           `koanf:"milvus_nlist" help:"IVF types, SCANN: cells; 0: four times the root of a segment's rows"`
 	MilvusNProbe      int           `koanf:"milvus_nprobe" help:"IVF types, SCANN: cells searched; 0: an eighth of them"`
 	MilvusObjects     bool          `koanf:"milvus_object_storage" help:"the server's data is in object storage: IVF_SQ8 and DISKANN are safe before Milvus 2.4 too"`
+	MilvusReplicas    int           `koanf:"milvus_replicas" help:"copies of a generation that are loaded, each in query nodes of its own, 1 to 64"`
 	MilvusM           int           `koanf:"milvus_m" help:"HNSW: links of a node"`
 	MilvusEfConstruct int           `koanf:"milvus_ef_construction" help:"HNSW: effort of the build"`
 	MilvusEf          int           `koanf:"milvus_ef" help:"HNSW: effort of a search"`
@@ -85,7 +86,7 @@ type options struct {
 func defaults() *options {
 	o := &options{Listen: ":8081", Data: "data/retriever", Store: "embedded", Keep: 1, Values: "float32", RunnerWait: 10 * time.Minute, MaxBody: 64 << 20, InFlight: 256 << 20, Cache: 64 << 20, Grace: 15 * time.Second,
 		LogFormat: "text", LogLevel: "info", Milvus: "localhost:19530", MilvusTimeout: 10 * time.Second, MilvusIndex: "FLAT",
-		MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
+		MilvusReplicas: 1, MilvusM: 16, MilvusEfConstruct: 200, MilvusEf: 256}
 	o.Jobs.MaxQueued, o.Jobs.Keep, o.Jobs.MinRecall, o.Jobs.MaxBad = 16, 100, 0.9, 0.1
 	o.Jobs.Parallel, o.Jobs.Patience = 2, 10*time.Minute
 	o.Jobs.EmbedRequests, o.Jobs.EmbedBatch, o.Jobs.EmbedFile = 3, 32, 32<<20
@@ -157,6 +158,8 @@ func (o *options) check() error {
 		return fmt.Errorf("--values %q: they are float32 or float16", o.Values)
 	case o.Store == "milvus" && o.Device != "":
 		return errors.New("--device is for --store embedded: Milvus has its own")
+	case o.MilvusReplicas < 1 || o.MilvusReplicas > 64:
+		return fmt.Errorf("--milvus-replicas %d: it is 1 to 64", o.MilvusReplicas)
 	case o.Keep < 0:
 		return fmt.Errorf("--keep %d: it is 0 or more", o.Keep)
 	case o.Data == "":
@@ -208,7 +211,7 @@ func (o *options) open() (store.Store, error) {
 	if o.Store == "milvus" {
 		return milvus.Open(milvus.Options{Address: o.Milvus, Username: o.MilvusUsername, Password: o.MilvusPassword,
 			Database: o.MilvusDatabase, Timeout: o.MilvusTimeout, Index: o.MilvusIndex, NList: o.MilvusNList, NProbe: o.MilvusNProbe, ObjectStorage: o.MilvusObjects, Half: o.Values == "float16", Keep: keep,
-			M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
+			Replicas: o.MilvusReplicas, M: o.MilvusM, EfConstruct: o.MilvusEfConstruct, Ef: o.MilvusEf})
 	}
 	fo := flat.Options{Keep: keep, Half: o.Values == "float16"}
 	dir := filepath.Join(o.Data, "collections")

@@ -187,7 +187,11 @@ func (s *Store) load(ctx context.Context, c client.Client, physical string) erro
 	}
 	try, cancel = context.WithTimeout(ctx, s.o.BuildTimeout)
 	defer cancel()
-	return c.LoadCollection(try, physical, false)
+	err = c.LoadCollection(try, physical, false, client.WithReplicaNumber(int32(s.o.Replicas)))
+	if err != nil && s.o.Replicas > 1 {
+		return fmt.Errorf("load %d copies, which want a query node each at least (milvus_replicas): %w", s.o.Replicas, err)
+	}
+	return err
 }
 
 // serving returns the generation that serves name. One that this process does

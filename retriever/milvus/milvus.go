@@ -65,6 +65,11 @@ type Options struct {
 	M, EfConstruct int // HNSW: links a node and build effort; default 16 and 200
 	Ef             int // HNSW: search effort; default 256, never below k
 
+	// Replicas is how many copies of a generation are loaded, each in query nodes
+	// of its own: more searches at a time, and no gap of half a minute when a node
+	// dies. What is loaded already keeps its number. Default 1.
+	Replicas int
+
 	// Keep is how many previous generations of a collection are kept, out of
 	// memory, for a rollback; default 1, negative for none.
 	Keep int
@@ -80,7 +85,7 @@ func (o *Options) defaults() error {
 	for _, d := range []struct {
 		v *int
 		d int
-	}{{&o.M, 16}, {&o.EfConstruct, 200}, {&o.Ef, 256}} {
+	}{{&o.M, 16}, {&o.EfConstruct, 200}, {&o.Ef, 256}, {&o.Replicas, 1}} {
 		if *d.v <= 0 {
 			*d.v = d.d
 		}

@@ -619,3 +619,32 @@ func TestPitfalls(t *testing.T) {
 		}
 	}
 }
+
+// Copies want query nodes of their own: where there are too few, that is what
+// the message says, and nothing is left that serves.
+func TestReplicas(t *testing.T) {
+	n := name(t, open(t))
+	addr, _ := server()
+	s, err := Open(Options{Address: addr, Timeout: 30 * time.Second, Replicas: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	all := rows(0, 50, 8)
+	if _, err := s.Create(t.Context(), n, store.Spec{Dim: 8}); err != nil {
+		if !strings.Contains(err.Error(), "milvus_replicas") { // a server with one query node
+			t.Error(err)
+		}
+		if i, err := s.Info(t.Context(), n); imagebind.KindOf(err) != imagebind.NotFound {
+			t.Errorf("it is there: %+v, %v", i, err)
+		}
+		return
+	}
+	if err := s.Upsert(t.Context(), n, all); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Search(t.Context(), n, store.Query{Vectors: []imagebind.Embedding{all[7].Vector}, K: 1})
+	if err != nil || got[0][0].ID != all[7].ID {
+		t.Errorf("%v, %v", got, err)
+	}
+}
