@@ -54,6 +54,7 @@ type generation struct {
 	wrote  atomic.Pointer[time.Time] // the last write of this process; nil for none
 	epoch  uint64                    // of this value in this process: a name may come again
 	writes atomic.Uint64             // of this process, done or failed
+	has    presence
 
 	refs int  // operations under way; guarded by Store.mu
 	gone bool // drop it after the last of them; guarded by Store.mu

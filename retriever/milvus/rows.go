@@ -168,6 +168,7 @@ func (s *Store) Delete(ctx context.Context, name string, ids []string) (int, err
 		err = c.Delete(try, g.physical(), "", among(batch))
 		cancel()
 		g.changed()
+		g.has.forget()
 		if err != nil {
 			return n, s.fail(ctx, "delete from "+name, err)
 		}
@@ -298,6 +299,9 @@ func (s *Store) search(ctx context.Context, c client.Client, g *generation, q st
 	doubtful, err := s.ask(ctx, c, g, q, expr, all, spare, every, out)
 	if err == nil && len(doubtful) > 0 {
 		_, err = s.ask(ctx, c, g, q, expr, all, many, doubtful, out)
+	}
+	if err == nil {
+		err = s.present(ctx, c, g, q, expr, out)
 	}
 	return out, err
 }
