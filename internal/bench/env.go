@@ -26,6 +26,7 @@ type env struct {
 	rounds, layers, features int
 	spin, half               bool
 	server, index            string // of Milvus
+	filled                   bool   // it has the rows of a run before
 	device                   string
 }
 

@@ -83,6 +83,7 @@ func run(args []string) error {
 	fs.BoolVar(&e.half, "half", false, "rows of the retrieval row in float16")
 	fs.StringVar(&e.device, "device", "cpu", "cpu, cuda or cuda:N for the device row")
 	fs.StringVar(&e.server, "milvus", "", "HOST:PORT of a Milvus server for the milvus row")
+	fs.BoolVar(&e.filled, "filled", false, "the milvus row searches what a run before left there")
 	fs.StringVar(&e.index, "index", "IVF_FLAT", "index of the milvus row: FLAT, IVF_FLAT or HNSW")
 	fs.BoolVar(&e.spin, "spin", false, "our idle threads spin (ort.spin)")
 	if err := fs.Parse(args); err != nil {
