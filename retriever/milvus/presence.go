@@ -41,7 +41,7 @@ func (p *presence) see(hits bool, now time.Time) error {
 		p.rows, p.since = false, time.Time{}
 		return nil
 	}
-	return imagebind.Errorf(imagebind.Unavailable, "milvus answers with no rows where there were some; it does while a query node is replaced, so ask again in %v at most", disbelief-now.Sub(p.since))
+	return imagebind.Errorf(imagebind.Unavailable, "milvus answers with no rows where there were some; it does while a query node is replaced, so ask again in %v at most", (disbelief - now.Sub(p.since)).Round(time.Second))
 }
 
 // had reports whether rows are believed to be there.
