@@ -32,7 +32,7 @@ const (
 	Gte Op = "gte"
 	Lt  Op = "lt"
 	Lte Op = "lte"
-	// Exists takes a boolean: whether the field is there, and is not null.
+	// Exists takes a boolean: whether the field is there, be it null.
 	Exists Op = "exists"
 )
 
@@ -117,7 +117,7 @@ func (t Term) Pass(metadata map[string]any) bool {
 	case Eq, In:
 		return there && slices.ContainsFunc(t.Values, func(v any) bool { return same(got, v) })
 	case Exists:
-		return (got != nil) == t.Values[0]
+		return there == t.Values[0]
 	case Ne:
 		return !there || !same(got, t.Values[0])
 	}

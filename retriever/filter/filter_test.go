@@ -34,7 +34,7 @@ func TestPass(t *testing.T) {
 		{map[string]any{"n": 3.0, "s": "x"}, false},
 		{map[string]any{"n": map[string]any{"exists": true}, "none": map[string]any{"exists": false}}, true},
 		{map[string]any{"list": map[string]any{"exists": true}}, true},
-		{map[string]any{"null": map[string]any{"exists": true}}, false},
+		{map[string]any{"null": map[string]any{"exists": true}}, true},
 		{map[string]any{"none": map[string]any{"exists": true}}, false},
 		{map[string]any{"b": map[string]any{"exists": false}}, false},
 	} {
