@@ -24,4 +24,5 @@ python="$out/venv/bin/python"
 "$python" concepts.py ${CONCEPTS:-}
 "$python" pictures.py
 "$python" speech.py
+"$python" phonemes.py
 "$python" splits.py

@@ -1,10 +1,11 @@
 """Draws every concept in every style once: pictures.npy [N, 128, 128, 4], uint8, RGBA, alpha not multiplied in, and pictures.json.
 
-The index has {"concept": [N], "style": [N], "side": 128}: row i of the array is concept[i] in style[i]. The
+The index has {"packages", "side": 128, "concept": [N], "style": [N]}: row i of the array is concept[i] in style[i]. The
 drawing fills the square as its maker wants, with a transparent ground. What the camera sees of it (ground, place, size, turn,
 colours) is the trainer's, or rules.py's.
 """
 
+import hashlib
 import io
 import json
 import sys
@@ -14,7 +15,7 @@ import resvg_py
 from PIL import Image
 
 import concepts
-from sources import BY_NAME, OUT, raster_file, svg
+from sources import BY_NAME, HERE, OUT, raster_file, svg
 
 SIDE = 128
 
@@ -41,7 +42,8 @@ def draw(style, concept):
 def main():
     chosen = concepts.load()
     rows = [(c["id"], s) for c in chosen for s in c["styles"]]
-    index = {"side": SIDE, "concept": [r[0] for r in rows], "style": [r[1] for r in rows]}
+    packages = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()  # other drawings: draw again
+    index = {"packages": packages, "side": SIDE, "concept": [r[0] for r in rows], "style": [r[1] for r in rows]}
     text = json.dumps(index) + "\n"
     done = OUT / "pictures.json"
     if done.exists() and done.read_text() == text:

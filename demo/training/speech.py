@@ -24,6 +24,7 @@ from sources import OUT
 
 SEED = 7
 ACCENTS = ["en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-gb-x-gbcwmd", "en-gb-x-gbclan", "en-us-nyc"]
+MANDARIN = "cmn-latn-pinyin"  # "cmn" of espeak-ng 1.51 reads the numbers of the tones aloud, in English
 TRAINED = ("m1 m2 m3 m4 m5 m6 m8 f1 f2 f3 f4 klatt klatt2 klatt3 klatt4 Alex Alicia Andy Annie antonio belinda benjamin caleb "
            "david Denis Diogo ed edward Gene Henrique Hugo iven Jacky john Lee linda marcelo Marco Michael miguel Mike pablo paul "
            "pedro rob robert shelby steph2 travis victor zac anika").split()
@@ -39,7 +40,7 @@ def voices():
     out = []
     for lang, trained, unheard in (("en", TRAINED, UNHEARD), ("zh", TRAINED[::5], UNHEARD[::3])):
         for i, variant in enumerate(trained + unheard):
-            accent = "cmn" if lang == "zh" else ACCENTS[i % len(ACCENTS)]
+            accent = MANDARIN if lang == "zh" else ACCENTS[i % len(ACCENTS)]
             out.append({"lang": lang, "accent": accent, "variant": variant, "words_a_minute": int(rng.integers(115, 185)) + 80 * (lang == "zh"),
                         "pitch": int(rng.integers(25, 76)), "held_out": variant in unheard})
     return out
@@ -115,7 +116,7 @@ def main():
             parts.append(z["frames"])
             for concept, length in enumerate(z["lengths"]):
                 index.append((concept, n, at, length))
-                at += length
+                at += int(length)
     out = np.lib.format.open_memmap(OUT / "speech.npy", "w+", np.uint8, (at, 128))
     np.concatenate(parts, out=out)
     out.flush()

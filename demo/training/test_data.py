@@ -7,6 +7,7 @@ import pytest
 
 import dialogues
 import inputs
+import phonemes
 import rules
 import scene
 import sources
@@ -162,6 +163,30 @@ def test_voices():
     assert sum(v["held_out"] for v in english) >= 4 and any(v["lang"] == "zh" and v["held_out"] for v in voices)
     heard = {v["variant"] for v in voices if not v["held_out"]}
     assert not heard & {v["variant"] for v in voices if v["held_out"]}
+
+
+def test_speech_is_kept_and_found_again(tmp_path, monkeypatch):
+    """With a voice that hums: what is said is in the index's order, and a second run says nothing anew."""
+    def hum(voice, texts):
+        said.append(len(texts))
+        return [np.sin(np.arange(1600 * len(t)) * 0.1).astype(np.float32) for t in texts]  # as long as its text
+    said = []
+    monkeypatch.setattr(speech, "OUT", tmp_path)
+    monkeypatch.setattr(speech, "say", hum)
+    monkeypatch.setattr(speech, "voices", lambda: [dict(lang="en", accent="en-us", variant=v) for v in ("m1", "f1")])
+    monkeypatch.setattr(speech.concepts, "load", things)
+    speech.main()
+    speech.main()
+    frames, index, voices = speech.load()
+    assert said == [2, 2] and len(voices) == 2
+    lengths = [1 + (1600 * n - 400) // 160 for n in (len("owl"), len("scissors"))]
+    assert index.tolist() == [[i, v, v * sum(lengths) + i * lengths[0], lengths[i]] for v in (0, 1) for i in (0, 1)]
+    assert frames.shape == (2 * sum(lengths), 128) and frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames[index[2, 2]:][:lengths[0]], speech.pack(speech.filter_bank(hum(None, ["owl"])[0])))
+
+
+def test_phonemes_are_cleaned():
+    assert phonemes.clean("h '0 t | 'e@ | | b @ _ l 'u: n |") == "h 0 t | e@ | b @ l u: n"
 
 
 def test_packed_speech_is_close():
