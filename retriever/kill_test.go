@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,7 +17,8 @@ import (
 
 	imagebind "imagebind-llm"
 	"imagebind-llm/retriever/retrieverapi"
-	"imagebind-llm/retriever/source"
+	"imagebind-llm/retriever/store"
+	"imagebind-llm/retriever/storetest"
 )
 
 // tables are two sources of as many rows, which differ in each.
@@ -46,33 +46,11 @@ func whole(t *testing.T, c *retrieverapi.Client, rows []imagebind.Embedding) {
 	if err := c.Export(t.Context(), "default", &b); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "all.parquet")
-	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
+	want := make([]store.Row, len(rows))
+	for i, v := range rows {
+		want[i].Vector = v
 	}
-	s, err := source.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if s.Rows() != len(rows) {
-		t.Fatalf("%d rows serve, want %d", s.Rows(), len(rows))
-	}
-	seen := make([]bool, len(rows))
-	for at := 0; at < s.Rows(); {
-		batch, err := s.Read(t.Context(), at, 4096)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range batch {
-			i, err := strconv.Atoi(r.ID)
-			if err != nil || i >= len(rows) || seen[i] || !slices.Equal(r.Vector, rows[i]) {
-				t.Fatalf("row %q is there twice, or not as in the source", r.ID)
-			}
-			seen[i] = true
-		}
-		at += len(batch)
-	}
+	storetest.Whole(t, b.Bytes(), want)
 }
 
 // TestKilledAtRandom kills the retriever at random points of rebuilds. Each goes

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"imagebind-llm/retriever/retrieverapi"
 	"imagebind-llm/retriever/source"
 	"imagebind-llm/retriever/store"
+	"imagebind-llm/retriever/storetest"
 )
 
 // TestKilledWhileBuilding kills Milvus and the retriever, in turns, at random
@@ -141,39 +141,7 @@ func TestKilledWhileBuilding(t *testing.T) {
 		if err := c.Export(ctx, name, &b); err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(work, "all.parquet")
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		whole(t, path, tables[table])
+		storetest.Whole(t, b.Bytes(), tables[table])
 	}
 	t.Logf("%d kills: %v; an undisturbed rebuild takes %v", kills, phases, took)
-}
-
-// whole holds an export to rows: each once, as it is.
-func whole(t *testing.T, path string, rows []store.Row) {
-	t.Helper()
-	s, err := source.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if s.Rows() != len(rows) {
-		t.Fatalf("%d rows serve, want %d", s.Rows(), len(rows))
-	}
-	seen := make([]bool, len(rows))
-	for at := 0; at < s.Rows(); {
-		batch, err := s.Read(t.Context(), at, 4096)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range batch {
-			i, err := strconv.Atoi(r.ID)
-			if err != nil || i >= len(rows) || seen[i] || !slices.Equal(r.Vector, rows[i].Vector) || r.Caption != rows[i].Caption {
-				t.Fatalf("row %q is there twice, or not as in the source", r.ID)
-			}
-			seen[i] = true
-		}
-		at += len(batch)
-	}
 }

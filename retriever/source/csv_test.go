@@ -177,27 +177,14 @@ func FuzzTable(f *testing.F) {
 	for _, s := range []string{"path,id\na.jpg,1\n", "text\n\"a\nb\"\n", "path\n../x\n\"", "file,metadata\na,\"{\"\"a\"\":1}\"\n\n,\n", "path\r\na\r\n", "\uFEFFPATH,x,x\n1,2,3\n", "path\nx.tar\n"} {
 		f.Add([]byte(s))
 	}
-	dir := f.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		write(t, dir+"/in/l.csv", b)
-		l, err := openList(t.Context(), root, "in/l.csv", retrieverapi.Source{}, fnv.New64a())
+	fuzzRows(f, "l.csv", func(t *testing.T, l *list, i int) {
+		e, err := l.entry(i)
 		if err != nil {
-			return
+			t.Fatalf("row %d was read once: %v", i, err)
 		}
-		defer l.close()
-		for i := range l.media {
-			e, err := l.entry(i)
-			if err != nil {
-				t.Fatalf("row %d was read once: %v", i, err)
-			}
-			if (e.wrong != nil) != (l.media[i].size == unreadable) || e.path != l.media[i].path || e.ID == "" {
-				t.Fatalf("row %d: %+v", i, e)
-			}
-			_, _ = l.load(i, 10)
+		if (e.wrong != nil) != (l.media[i].size == unreadable) || e.path != l.media[i].path || e.ID == "" {
+			t.Fatalf("row %d: %+v", i, e)
 		}
+		_, _ = l.load(i, 10)
 	})
 }

@@ -461,32 +461,40 @@ func TestMediaHash(t *testing.T) {
 	add("another model", hash("p", retrieverapi.Source{}))
 }
 
-func FuzzList(f *testing.F) {
-	for _, s := range []string{`{"path":"a.jpg","caption":"x"}`, `{"text":"a dog","id":3}`, `{"path":"../x"}`, `{"path":"a.jpg","params":{"a":1}}` + "\n{}", "null", "{\"path\":\"\x00\"}"} {
-		f.Add([]byte(s))
-	}
+// fuzzRows opens what it is given as a list of that name, and checks each row
+// of one that opens.
+func fuzzRows(f *testing.F, name string, check func(t *testing.T, l *list, i int)) {
 	dir := f.TempDir()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		write(t, dir+"/in/l.jsonl", b)
-		l, err := openList(t.Context(), root, "in/l.jsonl", retrieverapi.Source{}, fnv.New64a())
+		write(t, dir+"/in/"+name, b)
+		l, err := openList(t.Context(), root, "in/"+name, retrieverapi.Source{}, fnv.New64a())
 		if err != nil {
 			return
 		}
 		defer l.close()
 		for i := range l.media {
-			e, err := l.entry(i)
-			if err != nil {
-				t.Fatalf("row %d was read once: %v", i, err)
-			}
-			if e.path != l.media[i].path || e.ID == "" && e.path == "" {
-				t.Fatalf("row %d: %+v", i, e)
-			}
-			_, _ = l.load(i, 10)
+			check(t, l, i)
 		}
+	})
+}
+
+func FuzzList(f *testing.F) {
+	for _, s := range []string{`{"path":"a.jpg","caption":"x"}`, `{"text":"a dog","id":3}`, `{"path":"../x"}`, `{"path":"a.jpg","params":{"a":1}}` + "\n{}", "null", "{\"path\":\"\x00\"}"} {
+		f.Add([]byte(s))
+	}
+	fuzzRows(f, "l.jsonl", func(t *testing.T, l *list, i int) {
+		e, err := l.entry(i)
+		if err != nil {
+			t.Fatalf("row %d was read once: %v", i, err)
+		}
+		if e.path != l.media[i].path || e.ID == "" && e.path == "" {
+			t.Fatalf("row %d: %+v", i, e)
+		}
+		_, _ = l.load(i, 10)
 	})
 }
 

@@ -227,25 +227,12 @@ func FuzzArchive(f *testing.F) {
 	f.Add(small)
 	f.Add(small[:700])
 	f.Add(tarOf(f, "1.txt", "one"))
-	dir := f.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		write(t, dir+"/in/x.tar", b)
-		l, err := openList(t.Context(), root, "in/x.tar", retrieverapi.Source{}, fnv.New64a())
-		if err != nil {
-			return
+	fuzzRows(f, "x.tar", func(t *testing.T, l *list, i int) {
+		if e, err := l.entry(i); err != nil || e.ID == "" || e.wrong == nil && l.media[i].member == "" {
+			t.Fatalf("row %d: %+v, %v", i, e, err)
 		}
-		defer l.close()
-		for i := range l.media {
-			if e, err := l.entry(i); err != nil || e.ID == "" || e.wrong == nil && l.media[i].member == "" {
-				t.Fatalf("row %d: %+v, %v", i, e, err)
-			}
-			if b, err := l.load(i, 10); len(b) > 10 || err == nil && int64(len(b)) != l.media[i].size {
-				t.Fatalf("row %d: %d bytes, %v", i, len(b), err)
-			}
+		if b, err := l.load(i, 10); len(b) > 10 || err == nil && int64(len(b)) != l.media[i].size {
+			t.Fatalf("row %d: %d bytes, %v", i, len(b), err)
 		}
 	})
 }
